@@ -1,0 +1,1 @@
+"""What a classifier is worth on a set of images."""
