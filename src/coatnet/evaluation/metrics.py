@@ -1,7 +1,7 @@
 """What a set of answers is worth: accuracy with its interval, loss, calibration, scores per class. NumPy only.
 
-An image that could not be read has a label but no answer. When it counts as wrong it enters the accuracies and its class's
-recall and support; loss, calibration and the confusion matrix are about answers: they see only images that were read.
+An image that could not be read has a label but no answer. When it counts as wrong it enters the accuracies and the
+recall and support of its class; loss, calibration and the confusion matrix are about answers and never see it.
 """
 
 import math
@@ -179,7 +179,7 @@ class Evaluation:
         Returns:
             `summary()`, and: `bad` (wrong | exclude); `unreadable_images` (names); `classes` (list of name, precision,
             recall, f1, support); `reliability` (list of low, high, count, confidence, accuracy; the last two null in an
-            empty bin); `confusion` (list of [true, predicted, count], classes as positions in `classes`, no zero cells).
+            empty bin); `confusion` (list of [true, predicted, count], classes as positions in `classes`, without zeros).
         """
         rows, columns = np.nonzero(self.confusion)
         counts = self.confusion[rows, columns]
@@ -269,7 +269,7 @@ def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64], nu
 
 
 def reliability_bins(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[ReliabilityBin, ...]:
-    """Answers in 15 equal-width bins of their probability; bin m holds ((m-1)/15, m/15] (Guo et al. 2017, section 2)."""
+    """Answers in 15 bins of equal width of probability; bin m holds ((m-1)/15, m/15] (Guo et al. 2017, section 2)."""
     which = np.clip(np.ceil(probability * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
     counts = np.bincount(which, minlength=NUM_BINS)
     sure = np.bincount(which, weights=probability, minlength=NUM_BINS)

@@ -1,0 +1,1 @@
+"""One-file HTML reports and plots from plain numbers; imports no other room."""

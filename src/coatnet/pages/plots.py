@@ -1,0 +1,200 @@
+"""Plots as PNG files, from plain numbers. Each function writes one file and leaves no state behind.
+
+matplotlib is imported inside the functions and used through `Figure` alone: no pyplot, no backend, no display.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito 2008, "Color Universal Design": told apart with every common colour blindness.
+BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE)
+MARKERS = ("", "o", "s", "^", "D")
+DPI = 130
+ANNOTATED = 20
+"""Most classes whose confusion counts are written into the cells."""
+LABELLED = 50
+"""Most classes whose names are written beside the confusion matrix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One line of a plot.
+
+    Args:
+        name: what the legend calls it.
+        x: positions, N numbers.
+        y: N values; one that is not finite leaves a gap.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+def curves(path: Path, losses: Sequence[Series], rates: Sequence[Series] = ()) -> None:
+    """Losses against the step above, rates (fractions, drawn in per cent) below on the same steps.
+
+    A loss that falls by more than a factor of 20 gets a logarithmic axis. Beyond 300 points the raw line is drawn pale
+    under its running median, so that the noise of single batches does not hide the course.
+    """
+    num_panels = 1 + bool(rates)
+    figure = _figure(8, 3.2 * num_panels)
+    panels = figure.subplots(num_panels, 1, sharex=True, squeeze=False)[:, 0]
+    for position, one in enumerate(losses):
+        _draw_line(panels[0], one, position)
+    values = np.concatenate([np.asarray(one.y, dtype=float) for one in losses]) if losses else np.ones(1)
+    values = values[np.isfinite(values)]
+    if len(values) and values.min() > 0 and values.max() / values.min() > 20:
+        panels[0].set_yscale("log")
+    panels[0].set_ylabel("loss")
+    if rates:
+        for position, one in enumerate(rates, start=1):
+            _draw_line(panels[1], Series(name=one.name, x=one.x, y=[100 * value for value in one.y]), position)
+        panels[1].set_ylabel("per cent")
+    panels[-1].set_xlabel("step")
+    for panel in panels:
+        if panel.lines:
+            panel.legend(frameon=False)
+    _write(figure, path)
+
+
+def confusion(path: Path, matrix: NDArray[np.integer[Any]], class_names: Sequence[str]) -> None:
+    """A confusion matrix, rows true and columns predicted, coloured by the fraction of the row.
+
+    Up to 20 classes the counts stand in the cells, up to 50 the names stand at the sides; beyond that only the picture
+    is drawn, its axes numbered by class.
+
+    Args:
+        path: the PNG file to write.
+        matrix: (C, C) counts.
+        class_names: C names; long ones are shortened.
+    """
+    num_classes = len(class_names)
+    assert matrix.shape == (num_classes, num_classes), matrix.shape
+    side = min(4 + 0.32 * num_classes, 12)
+    figure = _figure(side + 1, side)
+    axes = figure.subplots()
+    fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(fractions, cmap="cividis_r", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the true class")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.grid(visible=False)
+    if num_classes <= LABELLED:
+        names = [shortened(name, 18) for name in class_names]
+        size = 10 if num_classes <= ANNOTATED else 7
+        flat = max(len(name) for name in names) <= 2
+        axes.set_xticks(range(num_classes), names, rotation=0 if flat else 60, ha="center" if flat else "right")
+        axes.set_yticks(range(num_classes), names)
+        axes.tick_params(labelsize=size, length=0)
+        if not flat:
+            for label in axes.get_xticklabels():
+                label.set_rotation_mode("anchor")
+    if num_classes <= ANNOTATED:
+        for (row, column), count in np.ndenumerate(matrix):
+            if count:
+                colour = "white" if fractions[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
+    _write(figure, path)
+
+
+def reliability(
+    path: Path, bins: Sequence[tuple[float, float, int, float | None, float | None]], calibration_error: float
+) -> None:
+    """How often answers are right against how sure they are, above the number of answers in each bin.
+
+    Args:
+        path: the PNG file to write.
+        bins: (low, high, count, mean confidence, accuracy) of each bin; the last two None in an empty one.
+        calibration_error: written into the title, a fraction.
+    """
+    figure = _figure(6, 6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    filled = [one for one in bins if one[2] and one[4] is not None]
+    lows, widths = [one[0] for one in filled], [one[1] - one[0] for one in filled]
+    upper.bar(lows, [one[4] or 0 for one in filled], widths, align="edge", color=BLUE, alpha=0.35, edgecolor=BLUE)
+    upper.plot([one[3] for one in filled], [one[4] for one in filled], "o", color=BLUE, label="answers of a bin")
+    upper.plot([0, 1], [0, 1], "--", color="#444444", label="perfectly calibrated")
+    upper.set(ylim=(0, 1.02), xlim=(0, 1), ylabel="fraction right")
+    upper.set_title(f"expected calibration error {100 * calibration_error:.1f} %")
+    upper.legend(frameon=False, loc="upper left")
+    lower.bar(lows, [one[2] for one in filled], widths, align="edge", color=VERMILION, alpha=0.5, edgecolor=VERMILION)
+    lower.set(ylabel="answers", xlabel="probability of the answer")
+    _write(figure, path)
+
+
+def mosaic(path: Path, images: Sequence[NDArray[np.uint8]], captions: Sequence[str], title: str) -> None:
+    """Images in a grid, at most six in a row, each with its caption below.
+
+    Args:
+        path: the PNG file to write.
+        images: at least one, each (H, W, 3) uint8 RGB of any size.
+        captions: one per image; a line break starts a new line.
+        title: written above.
+    """
+    assert len(images) == len(captions) > 0, (len(images), len(captions))
+    columns = min(6, len(images))
+    rows = ceil(len(images) / columns)
+    num_lines = max(caption.count("\n") + 1 for caption in captions)
+    figure = _figure(1.75 * max(columns, 3), (1.65 + 0.17 * num_lines) * rows + 0.4)
+    figure.suptitle(title, fontsize=12)
+    for position, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axes.axis("off")
+        if position < len(images):
+            axes.imshow(images[position], interpolation="antialiased")
+            axes.set_aspect("equal")
+            text = "\n".join(shortened(line, 24) for line in captions[position].split("\n"))
+            axes.text(0.5, -0.04, text, transform=axes.transAxes, ha="center", va="top", fontsize=8, parse_math=False)
+    _write(figure, path)
+
+
+def shortened(text: str, length: int) -> str:
+    """`text` with its middle left out where it is longer than `length`, so that both ends stay readable."""
+    if len(text) <= length:
+        return text
+    head = (length - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
+
+
+def _draw_line(axes: "Axes", one: Series, position: int) -> None:
+    x, y = np.asarray(one.x, dtype=float), np.asarray(one.y, dtype=float)
+    colour = COLOURS[position % len(COLOURS)]
+    if len(x) > 300:
+        axes.plot(x, y, color=colour, alpha=0.2, linewidth=0.8)
+        window = len(x) // 50
+        middle = [np.median(y[max(0, i - window) : i + window + 1]) for i in range(len(x))]
+        axes.plot(x, middle, color=colour, label=f"{one.name} (running median)")
+        return
+    marker = MARKERS[position % len(MARKERS)] if len(x) <= 40 else ""
+    axes.plot(x, y, color=colour, label=one.name, marker=marker or ("o" if len(x) == 1 else ""), markersize=4)
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _write(figure: "Figure", path: Path) -> None:
+    """Names may hold any character: glyphs that the font lacks are drawn as boxes, dollars are no formula."""
+    import warnings
+
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+            label.set_parse_math(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
+        figure.savefig(path, format="png", dpi=DPI)
