@@ -2,7 +2,7 @@
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Frozen(BaseModel):
@@ -14,3 +14,12 @@ class Frozen(BaseModel):
         """A copy with `changes`, validated anew (pydantic's `model_copy` does not validate)."""
         unchanged = {name: getattr(self, name) for name in type(self).model_fields if name not in changes}
         return type(self)(**unchanged, **changes)
+
+
+def explain(error: ValidationError) -> str:
+    """The first problem of a failed validation in one line: where, what was got, what was expected."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    got = "" if problem["type"] == "value_error" else f", got {problem['input']!r:.60}"
+    return f"{where}: {message}{got}" if where else f"{message}{got}"

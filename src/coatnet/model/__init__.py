@@ -1,0 +1,1 @@
+"""The network: configuration, blocks, family, weights and size."""

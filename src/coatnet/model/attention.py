@@ -1,0 +1,127 @@
+"""Attention with a learned bias per head and relative offset (paper Eq. 3, y^pre, and A.1).
+
+Shapes: B batch, N = H * W tokens, h heads, d channels of a head, C = h * d.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Grid = tuple[int, int]
+"""Height and width of a feature map, in tokens."""
+
+
+def relative_index(grid: Grid) -> Tensor:
+    """Where the bias of each pair of tokens stands in the flattened table.
+
+    Row `i * W + j` and column `k * W + l` hold the position of offset (i - k, j - l), query minus key: the paper's
+    `P[i - i' + H, j - j' + W]`, counted from 0.
+
+    Returns: `(N, N)` int64.
+    """
+    height, width = grid
+    rows = torch.arange(height)
+    columns = torch.arange(width)
+    row_offset = rows[:, None] - rows[None, :] + height - 1
+    column_offset = columns[:, None] - columns[None, :] + width - 1
+    index = row_offset[:, None, :, None] * (2 * width - 1) + column_offset[None, :, None, :]
+    return index.reshape(height * width, height * width)
+
+
+def resize_table(table: Tensor, grid: Grid) -> Tensor:
+    """The table for another grid: bilinear, half-pixel centres, no antialias (A.1, and the lineage's resize).
+
+    Args:
+        table: `(h, 2H-1, 2W-1)`.
+        grid: the new H and W.
+
+    Returns: `(h, 2H'-1, 2W'-1)`.
+    """
+    size = (2 * grid[0] - 1, 2 * grid[1] - 1)
+    if table.shape[1:] == size:
+        return table
+    return functional.interpolate(table[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+class RelativeBias(nn.Module):
+    """The trainable table of one attention layer, and the bias it gives for any grid.
+
+    Outside training the bias is computed once per grid and kept until the table changes.
+
+    Args:
+        num_heads: heads.
+        grid: the grid that the table is made for; it keeps this size whatever grids it serves.
+    """
+
+    def __init__(self, num_heads: int, grid: Grid) -> None:
+        super().__init__()
+        self.grid = grid
+        self.table = nn.Parameter(torch.zeros(num_heads, 2 * grid[0] - 1, 2 * grid[1] - 1))
+        self._index: dict[tuple[Grid, torch.device], Tensor] = {}
+        self._bias: dict[tuple[Grid, torch.dtype], Tensor] = {}
+        self._bias_of: tuple[int, int] | None = None
+
+    def forward(self, grid: Grid, dtype: torch.dtype) -> Tensor:
+        """The bias of every pair of tokens.
+
+        Args:
+            grid: H and W of the tokens.
+            dtype: of the result.
+
+        Returns: `(h, N, N)`, query then key.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._compute(grid, dtype)
+        version = (self.table.data_ptr(), 0 if self.table.is_inference() else self.table._version)
+        if version != self._bias_of:
+            self._bias.clear()
+            self._bias_of = version
+        if (grid, dtype) not in self._bias:
+            self._bias[grid, dtype] = self._compute(grid, dtype)
+        return self._bias[grid, dtype]
+
+    def _compute(self, grid: Grid, dtype: torch.dtype) -> Tensor:
+        num_tokens = grid[0] * grid[1]
+        table_hO = resize_table(self.table, grid).flatten(1)
+        return table_hO[:, self._offsets(grid).flatten()].view(-1, num_tokens, num_tokens).to(dtype)
+
+    def _offsets(self, grid: Grid) -> Tensor:
+        key = (grid, self.table.device)
+        if key not in self._index:
+            self._index[key] = relative_index(grid).to(self.table.device)
+        return self._index[key]
+
+    def __getstate__(self) -> dict[str, object]:
+        """A copy or a pickle takes the table along, not what was computed from it."""
+        return {**self.__dict__, "_index": {}, "_bias": {}, "_bias_of": None}
+
+
+class RelativeAttention(nn.Module):
+    """Multi-head self-attention over all tokens of a map, with relative bias.
+
+    Args:
+        input_width: channels in.
+        width: channels out; also of queries, keys and values (paper 8.1).
+        head_size: channels of a head.
+        grid: the grid of the relative table; None for attention without it (Table 6).
+    """
+
+    def __init__(self, *, input_width: int, width: int, head_size: int, grid: Grid | None) -> None:
+        super().__init__()
+        self.num_heads = width // head_size
+        self.query_key_value = nn.Linear(input_width, 3 * width)
+        self.relative_bias = RelativeBias(self.num_heads, grid) if grid else None
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x_BNC: Tensor, grid: Grid) -> Tensor:
+        """Args: x_BNC: `(B, N, input_width)`; grid: H and W with H * W = N. Returns: `(B, N, width)`."""
+        num_samples, num_tokens, _ = x_BNC.shape
+        projected = self.query_key_value(x_BNC).view(num_samples, num_tokens, 3, self.num_heads, -1)
+        q_BhNd, k_BhNd, v_BhNd = projected.permute(2, 0, 3, 1, 4).unbind(0)
+        bias_hNN = self.relative_bias(grid, q_BhNd.dtype) if self.relative_bias else None
+        attended_BhNd = functional.scaled_dot_product_attention(
+            q_BhNd, k_BhNd, v_BhNd, attn_mask=None if bias_hNN is None else bias_hNN[None]
+        )
+        return self.output(attended_BhNd.transpose(1, 2).reshape(num_samples, num_tokens, -1))

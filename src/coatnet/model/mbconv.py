@@ -1,0 +1,125 @@
+"""The convolutional block of S1 and S2: MBConv with squeeze-and-excitation (paper Fig. 4, A.1, Eq. 5).
+
+Shapes: B batch, C channels, H height, W width. Maps are channels-last in memory.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from coatnet.model.config import CoAtNetConfig
+
+
+class StochasticDepth(nn.Module):
+    """Drops a residual branch for whole samples while training, and divides what is kept by the survival rate.
+
+    Args:
+        rate: probability of dropping, 0 to 1.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.uniform_B: Tensor | None = None
+        """The samples' draws from [0, 1), set before a forward to make it a function of the step and the sample; drawn
+        from the global generator if None."""
+
+    def forward(self, branch_BX: Tensor) -> Tensor:
+        """Args: branch_BX: `(B, ...)`. Returns: the same shape, dropped samples zero."""
+        if not self.training or self.rate == 0:
+            return branch_BX
+        num_samples = branch_BX.shape[0]
+        uniform_B = torch.rand(num_samples, device=branch_BX.device) if self.uniform_B is None else self.uniform_B
+        scale_B = (uniform_B >= self.rate).to(branch_BX.dtype) / (1 - self.rate)
+        return branch_BX * scale_B.view(num_samples, *[1] * (branch_BX.ndim - 1))
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of a map `(B, C, H, W)`."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Args: x_BCHW: `(B, C, H, W)`. Returns: the same shape."""
+        return super().forward(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def convolution_norm(config: CoAtNetConfig, width: int) -> nn.Module:
+    """The norm of MBConv and of the stem, as configured."""
+    if config.convolution_norm == "layer":
+        return ChannelNorm(width, eps=config.layer_norm_epsilon)
+    return nn.BatchNorm2d(width, eps=config.batch_norm_epsilon, momentum=config.batch_norm_momentum)
+
+
+def activation(config: CoAtNetConfig) -> nn.GELU:
+    """GELU in the configured form."""
+    return nn.GELU(approximate="tanh" if config.gelu == "tanh" else "none")
+
+
+def pool(config: CoAtNetConfig) -> nn.Module:
+    """The 2x2 pool of shortcuts and of attention; odd maps are rounded up, as a strided convolution does."""
+    if config.pool == "max":
+        return nn.MaxPool2d(2, ceil_mode=True)
+    return nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales channels by a gate computed from their means (SiLU inside, as the lineage; the paper names no activation).
+
+    Args:
+        width: channels of the map.
+        bottleneck: channels between the two dense layers.
+    """
+
+    def __init__(self, width: int, bottleneck: int) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(width, bottleneck)
+        self.expand = nn.Linear(bottleneck, width)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Args: x_BCHW: `(B, C, H, W)`. Returns: the same shape."""
+        gate_BC = torch.sigmoid(self.expand(functional.silu(self.reduce(x_BCHW.mean((2, 3))))))
+        return x_BCHW * gate_BC[:, :, None, None].to(x_BCHW.dtype)
+
+
+def squeeze_width(config: CoAtNetConfig, width: int) -> int:
+    """Bottleneck of squeeze-and-excitation, from the block's output width (paper 8.1); 0 for none."""
+    return max(1, int(width * config.squeeze_ratio)) if config.squeeze_ratio else 0
+
+
+class MBConv(nn.Module):
+    """x <- Proj(Pool(x)) + Shrink(SE(Depthwise(Expand(Norm(x))))) (Eq. 5), pre-norm, GELU.
+
+    Args:
+        config: the network's choices.
+        input_width: channels in.
+        width: channels out.
+        stride: 1 or 2.
+        drop_rate: stochastic depth of the residual branch.
+    """
+
+    def __init__(
+        self, config: CoAtNetConfig, *, input_width: int, width: int, stride: int = 1, drop_rate: float = 0.0
+    ) -> None:
+        super().__init__()
+        inner = int(width * config.expansion)
+        expand_stride, depthwise_stride = (stride, 1) if config.stride_location == "expand" else (1, stride)
+        self.pool = pool(config) if stride > 1 else nn.Identity()
+        self.projection = nn.Conv2d(input_width, width, 1) if input_width != width else nn.Identity()
+        self.norm = convolution_norm(config, input_width)
+        self.expand = nn.Conv2d(input_width, inner, 1, stride=expand_stride, bias=False)
+        self.expand_norm = convolution_norm(config, inner)
+        self.depthwise = nn.Conv2d(inner, inner, 3, stride=depthwise_stride, padding=1, groups=inner, bias=False)
+        self.depthwise_norm = convolution_norm(config, inner)
+        self.activation = activation(config)
+        bottleneck = squeeze_width(config, width)
+        self.squeeze_excitation = SqueezeExcitation(inner, bottleneck) if bottleneck else nn.Identity()
+        self.shrink = nn.Conv2d(inner, width, 1)
+        self.stochastic_depth = StochasticDepth(drop_rate)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Args: x_BCHW: `(B, input_width, H, W)`. Returns: `(B, width, ceil(H / stride), ceil(W / stride))`."""
+        shortcut = self.projection(self.pool(x_BCHW))
+        inner = self.activation(self.expand_norm(self.expand(self.norm(x_BCHW))))
+        inner = self.activation(self.depthwise_norm(self.depthwise(inner)))
+        return shortcut + self.stochastic_depth(self.shrink(self.squeeze_excitation(inner)))

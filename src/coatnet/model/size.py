@@ -1,0 +1,125 @@
+"""Parameters and multiply-adds of a config, counted from its numbers alone: no network is built, no torch imported.
+
+Multiply-adds follow the paper's convention for its own terms: convolutions, dense layers, and both products of attention
+(QK^T and AV); element-wise work is not counted (paper 8.1 explains the 1 to 3.5 % by which the printed FLOPs are larger).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from coatnet.model.config import CoAtNetConfig, Stage
+
+Grid = tuple[int, int]
+
+
+class Size(NamedTuple):
+    """Cost of a part of the network."""
+
+    parameters: int
+    """Trainable numbers; running statistics are not counted."""
+    multiply_adds: int
+    """For one image."""
+
+    def __add__(self, other: object) -> Size:
+        """The two parts together."""
+        assert isinstance(other, Size)
+        return Size(self.parameters + other.parameters, self.multiply_adds + other.multiply_adds)
+
+
+def model_size(config: CoAtNetConfig, height: int | None = None, width: int | None = None) -> Size:
+    """Parameters, and multiply-adds for one image.
+
+    Args:
+        config: the network.
+        height: of the image, pixels; the config's image size if not given.
+        width: of the image, pixels; as `height` if not given.
+    """
+    total = Size(0, 0)
+    for part in part_sizes(config, height, width).values():
+        total = total + part
+    return total
+
+
+def part_sizes(config: CoAtNetConfig, height: int | None = None, width: int | None = None) -> dict[str, Size]:
+    """The size of each part by name: "S0", "S1", ..., "head". A mixed stage is one part."""
+    height = height or config.image_size
+    grids = config.grids(height, width or height)
+    trained_grids = config.grids(config.image_size, config.image_size)
+    parts = {"S0": _stem(config, grids[0])}
+    input_width, name = config.stem_width, "S0"
+    for index, stage in enumerate(config.stages):
+        if not stage.continues:
+            name = f"S{len(parts)}"
+        size = _stage(config, stage, input_width, (grids[index], grids[index + 1], trained_grids[index + 1]))
+        parts[name] = parts.get(name, Size(0, 0)) + size
+        input_width = stage.width
+    parts["head"] = _head(config)
+    return parts
+
+
+def _tokens(grid: Grid) -> int:
+    return grid[0] * grid[1]
+
+
+def _dense(inputs: int, outputs: int, positions: int, bias: bool = True) -> Size:
+    """A dense layer or 1x1 convolution at `positions` places."""
+    return Size(inputs * outputs + (outputs if bias else 0), inputs * outputs * positions)
+
+
+def _norm(width: int) -> Size:
+    return Size(2 * width, 0)
+
+
+def _stem(config: CoAtNetConfig, grid: Grid) -> Size:
+    width, positions = config.stem_width, _tokens(grid)
+    bias = width if config.stem_bias else 0
+    kernel = config.stem_stride if config.stem == "patch" else 3
+    first = config.input_channels * kernel**2 * width
+    size = Size(first + bias, first * positions)
+    if config.stem == "patch":
+        return size
+    return size + _norm(width) + Size(9 * width**2 + bias, 9 * width**2 * positions)
+
+
+def _head(config: CoAtNetConfig) -> Size:
+    width, hidden = config.stages[-1].width, config.head_hidden_width
+    size = _norm(width) + _dense(hidden or width, config.num_classes, 1)
+    return size + _dense(width, hidden, 1) if hidden else size
+
+
+def _stage(config: CoAtNetConfig, stage: Stage, input_width: int, grids: tuple[Grid, Grid, Grid]) -> Size:
+    """Args: grids: before the stage, after it, and after it at the size of the relative tables."""
+    before, after, trained = grids
+    total = Size(0, 0)
+    for index in range(stage.depth):
+        width_in = input_width if index == 0 else stage.width
+        if width_in != stage.width:
+            total = total + _dense(width_in, stage.width, _tokens(after))
+        if stage.block == "C":
+            total = total + _mbconv(config, width_in, stage.width, (before if index == 0 else after, after))
+        else:
+            total = total + _transformer(config, width_in, stage.width, (after, trained))
+    return total
+
+
+def _mbconv(config: CoAtNetConfig, width_in: int, width: int, grids: tuple[Grid, Grid]) -> Size:
+    before, after = grids
+    inner = int(width * config.expansion)
+    expanded = after if config.stride_location == "expand" else before
+    size = _norm(width_in) + _dense(width_in, inner, _tokens(expanded), bias=False) + _norm(inner)
+    size = size + Size(9 * inner, 9 * inner * _tokens(after)) + _norm(inner)
+    if config.squeeze_ratio:
+        bottleneck = max(1, int(width * config.squeeze_ratio))
+        size = size + _dense(inner, bottleneck, 1) + _dense(bottleneck, inner, 1)
+    return size + _dense(inner, width, _tokens(after))
+
+
+def _transformer(config: CoAtNetConfig, width_in: int, width: int, grids: tuple[Grid, Grid]) -> Size:
+    grid, trained = grids
+    positions, inner = _tokens(grid), int(width * config.expansion)
+    size = _norm(width_in) + _dense(width_in, 3 * width, positions) + _dense(width, width, positions)
+    size = size + Size(0, 2 * positions**2 * width)
+    if config.relative_attention:
+        size = size + Size(width // config.head_size * (2 * trained[0] - 1) * (2 * trained[1] - 1), 0)
+    return size + _norm(width) + _dense(width, inner, positions) + _dense(inner, width, positions)

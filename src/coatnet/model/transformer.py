@@ -1,0 +1,63 @@
+"""The attention block of S3 and S4: relative attention, then a feed-forward part (paper Fig. 4, A.1, Eq. 4).
+
+Shapes: B batch, C channels, H height, W width, N = H * W tokens.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from coatnet.model.attention import Grid, RelativeAttention
+from coatnet.model.config import CoAtNetConfig
+from coatnet.model.mbconv import StochasticDepth, activation, pool
+
+
+class TransformerBlock(nn.Module):
+    """x <- Proj(Pool(x)) + Attention(Pool(Norm(x))); x <- x + FeedForward(Norm(x)).
+
+    Args:
+        config: the network's choices.
+        input_width: channels in.
+        width: channels out.
+        grid: tokens of the output at the config's image size.
+        stride: 1 or 2.
+        drop_rate: stochastic depth of each branch.
+    """
+
+    def __init__(
+        self,
+        config: CoAtNetConfig,
+        *,
+        input_width: int,
+        width: int,
+        grid: Grid,
+        stride: int = 1,
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.pool = pool(config) if stride > 1 else nn.Identity()
+        self.projection = nn.Conv2d(input_width, width, 1) if input_width != width else nn.Identity()
+        self.attention_norm = nn.LayerNorm(input_width, eps=config.layer_norm_epsilon)
+        self.attention = RelativeAttention(
+            input_width=input_width,
+            width=width,
+            head_size=config.head_size,
+            grid=grid if config.relative_attention else None,
+        )
+        inner = int(width * config.expansion)
+        self.feed_forward_norm = nn.LayerNorm(width, eps=config.layer_norm_epsilon)
+        self.feed_forward = nn.Sequential(nn.Linear(width, inner), activation(config), nn.Linear(inner, width))
+        self.attention_depth = StochasticDepth(drop_rate)
+        self.feed_forward_depth = StochasticDepth(drop_rate)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Args: x_BCHW: `(B, input_width, H, W)`. Returns: `(B, width, ceil(H / stride), ceil(W / stride))`."""
+        shortcut_BCHW = self.projection(self.pool(x_BCHW))
+        normed_BHWC = self.attention_norm(x_BCHW.permute(0, 2, 3, 1))
+        pooled_BHWC = self.pool(normed_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        grid = (pooled_BHWC.shape[1], pooled_BHWC.shape[2])
+        attended_BNC = self.attention(pooled_BHWC.flatten(1, 2), grid)
+        # Maps are channels-last in memory, so tokens are views of them and not copies.
+        x_BNC = shortcut_BCHW.permute(0, 2, 3, 1).flatten(1, 2) + self.attention_depth(attended_BNC)
+        x_BNC = x_BNC + self.feed_forward_depth(self.feed_forward(self.feed_forward_norm(x_BNC)))
+        return x_BNC.unflatten(1, grid).permute(0, 3, 1, 2)
