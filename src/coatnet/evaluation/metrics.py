@@ -179,7 +179,7 @@ class Evaluation:
         Returns:
             `summary()`, and: `bad` (wrong | exclude); `unreadable_images` (names); `classes` (list of name, precision,
             recall, f1, support); `reliability` (list of low, high, count, confidence, accuracy; the last two null in an
-            empty bin); `confusion` (list of [true, predicted, count], classes as positions in `classes`, without zeros).
+            empty bin); `confusion` (list of [true, predicted, count], classes as positions in `classes`, no zeros).
         """
         rows, columns = np.nonzero(self.confusion)
         counts = self.confusion[rows, columns]

@@ -1,0 +1,1 @@
+"""One network, several engines: preprocessed images in, logits out."""

@@ -1,0 +1,89 @@
+"""What computes logits: one interface, and the engine that runs a torch module.
+
+Importing this file imports no torch; making a `TorchEngine` does.
+"""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coatnet.errors import ConfigError, MissingPartError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class Engine(ABC):
+    """Preprocessed images in, logits out."""
+
+    @abstractmethod
+    def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits of a batch.
+
+        Args:
+            images: (B, 3, H, W) float32, normalised.
+
+        Returns:
+            (B, classes) float32, in the order of the images.
+        """
+
+
+class TorchEngine(Engine):
+    """A torch module on one device, in eval mode and without gradients. The module itself is moved, not a copy.
+
+    Args:
+        model: (B, 3, H, W) float tensor -> (B, classes) logits.
+        device: `auto` takes cuda, else mps, else cpu; or a name of torch's, such as `cuda:1`.
+        precision: `float32`, or `bfloat16` for autocast; weights and logits stay float32 in both.
+
+    Raises:
+        ConfigError: an unknown device name or precision.
+        MissingPartError: the named device is not in this machine.
+    """
+
+    def __init__(self, model: "nn.Module", device: str = "auto", precision: Precision = "float32") -> None:
+        import torch
+
+        if precision not in ("float32", "bfloat16"):
+            raise ConfigError(f"precision {precision!r} is unknown.", "Choose float32 or bfloat16.")
+        self.device = find_device(device)
+        self.precision: Precision = precision
+        self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
+
+    def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(B, 3, H, W) float32 -> (B, classes) float32."""
+        import torch
+
+        batch = torch.from_numpy(np.ascontiguousarray(images))
+        batch = batch.to(self.device, memory_format=torch.channels_last)
+        half = self.precision == "bfloat16"
+        # no_grad, not inference_mode: what a module caches here, such as a relative bias, may be used in training later
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            found: NDArray[np.float32] = self.model(batch).float().cpu().numpy()
+        return found
+
+
+def find_device(name: str = "auto") -> "torch.device":
+    """The device called `name`, or for `auto` the fastest kind in this machine: cuda, else mps, else cpu.
+
+    Raises:
+        ConfigError: torch knows no such name.
+        MissingPartError: this machine has no such device.
+    """
+    import torch
+
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if counts[kind]))
+    kind, _, index = name.partition(":")
+    if kind not in counts or (index and not index.isdecimal()):
+        raise ConfigError(f"device {name!r} is unknown.", f"Choose auto, {', '.join(counts)}, or cuda with a number.")
+    if int(index or 0) >= counts[kind]:
+        found = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        raise MissingPartError(f"device {name!r} is not in this machine.", f"It has: {found}. Or choose device auto.")
+    return torch.device(name)
