@@ -1,0 +1,1 @@
+"""From files to batches: the image gate, preprocessing, sources, augmentation and the loaders."""

@@ -1,0 +1,191 @@
+"""Where the images come from: DataConfig, and the splits that training, validation and test see. No torch."""
+
+import difflib
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from PIL import Image
+from pydantic import Field, model_validator
+
+from coatnet.data.folders import LAYOUTS, Found, read_folders
+from coatnet.data.samples import BytesSource, JoinedSource, Source, printable, some
+from coatnet.data.splitting import SplitRecord, apply_split, choose_split
+from coatnet.data.tables import parquet_files, read_csv, read_parquet
+from coatnet.errors import DataError
+from coatnet.frozen import Frozen
+
+__all__ = ["DIGITS_TEST_FRACTION", "DataConfig", "Source", "SplitRecord", "Splits", "open_data", "open_unsplit"]
+
+# The digits come without a split; a fifth as test gives about 360 images, enough for a score to half a percent.
+DIGITS_TEST_FRACTION = 0.2
+
+
+class DataConfig(Frozen):
+    """Which images, and how they are split and read."""
+
+    path: str
+    """Folder of class folders, folder or file of Parquet, CSV file, or the name digits (8x8 digits of scikit-learn;
+    a folder of that name is ./digits)."""
+    image_column: str = "image"
+    """Column of a Parquet or CSV file that holds the images or their paths; a CSV file may also call it path."""
+    label_column: str = "label"
+    """Column of a Parquet or CSV file that holds the labels."""
+    val_fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Share of each class that becomes validation where the data has no validation split."""
+    test_fraction: float = Field(default=0.1, ge=0, lt=1)
+    """Share of each class that becomes test where the data has no split at all; 0 for none. The name digits always
+    takes 0.2."""
+    split_seed: int = 0
+    """Seed of the splits chosen here; it is not the seed of training, so that runs can be compared."""
+    max_bad: float = Field(default=0.01, ge=0, le=1)
+    """Share of training images that may be unreadable before training stops."""
+    workers: int | None = Field(default=None, ge=0)
+    """Processes that prepare training images; the default is sized to the machine, 0 is none."""
+
+    @model_validator(mode="after")
+    def _leaves_some_for_training(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction} leave nothing for training; "
+                "their sum must be below 1"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data of a run.
+
+    Attributes:
+        train, val, test: sources with the same class names; test is None where there is none.
+        chosen: which samples we took for val and test ourselves; None where the data brought both.
+        notes: lines to print for the user.
+    """
+
+    train: Source
+    val: Source
+    test: Source | None
+    chosen: SplitRecord | None
+    notes: tuple[str, ...] = ()
+
+
+def open_data(config: DataConfig, record: SplitRecord | None = None) -> Splits:
+    """Find the images and settle the splits. User data is only read.
+
+    train, val and test given: as given. train and test given: val is a part of train. train and val given: no test.
+    Nothing given: val and test are parts of the whole.
+
+    Args:
+        config: where the data is.
+        record: the split of an earlier run, applied exactly; images that are new since then become training images.
+
+    Raises:
+        DataError: one line that says what was found and what was expected.
+    """
+    found = _find(config)
+    parts = dict(found.parts)
+    pool = parts.pop("all", None) or parts.get("train")
+    where = printable(config.path)
+    if pool is None or not len(pool) or ("all" in found.parts and parts):
+        has = some(list(found.parts), 9)
+        raise DataError(f"No train split in {where}: found {has}.", hint="Name one split train, or give no splits.")
+    num_classes = len(np.unique(pool.labels))
+    if num_classes < 2:
+        only = pool.class_names[int(pool.labels[0])]
+        raise DataError(f"Only one class in {where}: {some([only])}; expected at least 2.", hint=LAYOUTS)
+    notes = list(found.notes)
+    unused = [name for label, name in enumerate(pool.class_names) if not (pool.labels == label).any()]
+    if unused:
+        notes.append(f"No training images for {some(unused)}.")
+    val, test = parts.get("val"), parts.get("test")
+    if val is not None:
+        if record is not None:
+            raise DataError(
+                f"The stored split was chosen for data without a val split, but {where} now has one.",
+                hint="Remove the val split, or start a new run.",
+            )
+        return Splits(pool, val, test, None, tuple(notes))
+    if record is None:
+        is_whole = "all" in found.parts or set(found.parts) == {"train"}
+        test_fraction = DIGITS_TEST_FRACTION if config.path == "digits" else config.test_fraction
+        record = choose_split(pool, config.split_seed, config.val_fraction, test_fraction if is_whole else 0.0)
+    elif record.test and test is not None:
+        raise DataError(
+            f"The stored split was chosen for data without a test split, but {where} now has one.",
+            hint="Remove the test split, or start a new run.",
+        )
+    train, val, chosen_test, more = apply_split(pool, record)
+    return Splits(train, val, test if test is not None else chosen_test, record, tuple(notes) + more)
+
+
+def open_unsplit(path: str, config: DataConfig | None = None) -> Source:
+    """Every sample of a folder, a table or the digits, whatever splits it has, to evaluate on all of it.
+
+    Args:
+        path: as `DataConfig.path`.
+        config: names of the columns, if they are not the usual ones.
+
+    Returns:
+        A source with the class names of this data; `relabelled` brings them to a model's.
+    """
+    found = _find((config or DataConfig(path=path)).replace(path=path))
+    sources = [found.parts[part] for part in ("all", "train", "val", "test") if part in found.parts]
+    return sources[0] if len(sources) == 1 else JoinedSource(sources)
+
+
+def _find(config: DataConfig) -> Found:
+    if config.path == "digits":
+        return Found({"all": _digits()})
+    path = Path(os.path.expanduser(config.path))
+    if not path.exists():
+        raise _not_there(path)
+    if path.is_dir():
+        files = parquet_files(path)
+        if files:
+            return read_parquet(files, config.image_column, config.label_column)
+        return read_folders(path)
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return read_parquet([path], config.image_column, config.label_column)
+    if suffix == ".csv":
+        return read_csv(path, config.image_column, config.label_column)
+    raise DataError(f"{printable(str(path))} is a file that ends in neither .parquet nor .csv.", hint=LAYOUTS)
+
+
+def _not_there(path: Path) -> DataError:
+    """The error for a path that does not exist, with the names in the nearest folder that does that look like it."""
+    missing = path
+    while not missing.parent.exists():
+        missing = missing.parent
+    try:
+        beside = [printable(name) for name in os.listdir(missing.parent)]
+    except OSError:
+        beside = []
+    close = difflib.get_close_matches(missing.name, [*beside, "digits"], n=3)
+    hint = f"Did you mean {some(close)}? " if close else ""
+    return DataError(
+        f"{printable(str(path))} does not exist.", hint=f"{hint}The name digits works without any files of your own."
+    )
+
+
+def _digits() -> Source:
+    """The 1797 handwritten digits that come with scikit-learn: 8x8 grey, as PNG files so that they pass the gate."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    levels = np.rint(data.images * (255 / 16)).astype(np.uint8)  # they are given as 0..16
+    names = [f"digits/{index:04d}" for index in range(len(levels))]
+    return BytesSource([str(digit) for digit in range(10)], data.target.astype(np.int64), names, _as_png(levels))
+
+
+def _as_png(images: np.ndarray) -> list[bytes]:
+    files = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        files.append(buffer.getvalue())
+    return files
