@@ -62,6 +62,11 @@ class Section:
     commands: Sequence[str] = ()
     """Lines to type, in one block."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing stands below the heading."""
+        return not any(value for name, value in vars(self).items() if name != "title")
+
 
 def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
     """Write one HTML file.
