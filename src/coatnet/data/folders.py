@@ -46,7 +46,9 @@ def read_folders(root: Path) -> Found:
     class_names = sorted(classes)
     if not class_names:
         lying = sum(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in os.scandir(root))
-        beside = f"{lying} images lie in it without a class folder" if lying else "it holds no class folders with images"
+        beside = (
+            f"{lying} images lie in it without a class folder" if lying else "it holds no class folders with images"
+        )
         raise DataError(f"No labelled images in {printable(str(root))}: {beside}.", hint=LAYOUTS)
     return Found({"all": _source(root, classes, class_names)}, tuple(notes))
 

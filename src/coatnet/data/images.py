@@ -101,25 +101,20 @@ def decode(data: bytes, limits: ImageLimits = ImageLimits()) -> NDArray[np.uint8
     """
     _check_bytes(len(data), limits)
     file_format = _sniff(data)
-    if file_format not in limits.formats:
+    if file_format is None or file_format not in limits.formats:
         got = f"{file_format} image" if file_format else f"not an image format: starts with {data[:8].hex(' ')}"
         raise ImageError("unsupported_format", f"{got}; expected one of {', '.join(limits.formats)}")
-    with _quiet_pillow():
-        try:
-            with Image.open(io.BytesIO(data), formats=(file_format,)) as image:
-                _check_size(image.width, image.height, limits)
-                image.load()
-                if file_format == "PNG":
-                    _check_all_rows(image, data)
-                return _to_rgb(_upright(image))
-        except ImageError:
-            raise
-        except Image.DecompressionBombError as error:
-            raise ImageError("too_many_pixels", str(error)) from error
-        # Pillow's plug-ins raise OSError, SyntaxError, ValueError, RuntimeError, struct.error, MemoryError, ...
-        except Exception as error:
-            code = "truncated" if "truncated" in str(error).lower() else "corrupt"
-            raise ImageError(code, f"{file_format} cannot be decoded: {error or type(error).__name__}") from error
+    try:
+        with _quiet_pillow():
+            return _decoded(data, file_format, limits)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_many_pixels", str(error)) from error
+    # Pillow's plug-ins raise OSError, SyntaxError, ValueError, RuntimeError, struct.error, MemoryError, ...
+    except Exception as error:
+        code = "truncated" if "truncated" in str(error).lower() else "corrupt"
+        raise ImageError(code, f"{file_format} cannot be decoded: {error or type(error).__name__}") from error
 
 
 def read_file(path: Path, limits: ImageLimits = ImageLimits()) -> bytes:  # noqa: B008 (frozen)
@@ -142,6 +137,15 @@ def read_file(path: Path, limits: ImageLimits = ImageLimits()) -> bytes:  # noqa
         raise ImageError("unreadable", error.strerror or str(error), name) from error
     _check_bytes(len(data), limits, name)
     return data
+
+
+def _decoded(data: bytes, file_format: str, limits: ImageLimits) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data), formats=(file_format,)) as image:
+        _check_size(image.width, image.height, limits)
+        image.load()
+        if file_format == "PNG":
+            _check_all_rows(image, data)
+        return _to_rgb(_upright(image))
 
 
 def _check_bytes(num_bytes: int, limits: ImageLimits, name: str = "") -> None:
@@ -239,10 +243,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.float64)
-        if image.mode == "F":
-            grey = np.nan_to_num(grey, nan=0.0)
-        else:
-            grey = grey / 257  # 65535 / 255
+        grey = np.nan_to_num(grey, nan=0.0) if image.mode == "F" else grey / 257  # 65535 / 255
         levels = np.rint(np.clip(grey, 0, 255)).astype(np.uint8)
         return np.ascontiguousarray(np.repeat(levels[:, :, None], 3, axis=2))
     if image.mode in ("LAB", "HSV"):

@@ -104,8 +104,9 @@ class Preprocess(Frozen):
         Returns:
             (B, 3, H, W) float32, C-contiguous.
         """
-        scale = 1 / (255 * np.array(self.std, dtype=np.float32))
-        shift = np.array(self.mean, dtype=np.float32) / np.array(self.std, dtype=np.float32)
+        std: NDArray[np.float32] = np.array(self.std, dtype=np.float32)
+        scale: NDArray[np.float32] = np.float32(1 / 255) / std
+        shift: NDArray[np.float32] = np.array(self.mean, dtype=np.float32) / std
         channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32)
         channels_first *= scale[:, None, None]
         channels_first -= shift[:, None, None]
@@ -113,4 +114,5 @@ class Preprocess(Frozen):
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """One image (H, W, 3) uint8 of any size to (3, image_size[0], image_size[1]) float32."""
-        return self.normalized(self.resized(image)[None])[0]
+        normalized: NDArray[np.float32] = self.normalized(self.resized(image)[None])[0]
+        return normalized

@@ -57,8 +57,8 @@ class Source(ABC):
         unknown = [name for name in used if name not in position]
         if unknown:
             raise DataError(
-                f"{some(unknown)} {'is' if len(unknown) == 1 else 'are'} not among the {len(class_names)} classes known: "
-                f"{some(class_names)}.",
+                f"{some(unknown)} {'is' if len(unknown) == 1 else 'are'} not among the {len(class_names)} known "
+                f"classes: {some(class_names)}.",
                 hint="Rename or remove these classes, or train on data that has them.",
             )
         table = np.array([position.get(name, -1) for name in self.class_names], dtype=np.int64)
@@ -72,8 +72,8 @@ class _View(Source):
         if isinstance(parent, _View):
             indices, parent = parent.indices[indices], parent.parent
         super().__init__(class_names, labels, [parent.names[index] for index in indices])
-        self.parent = parent
-        self.indices = indices
+        self.parent: Source = parent
+        self.indices: NDArray[np.int64] = indices
 
     def read(self, index: int, limits: ImageLimits = _DEFAULT_LIMITS) -> bytes:
         return self.parent.read(int(self.indices[index]), limits)
@@ -89,6 +89,7 @@ class FileSource(Source):
         self.paths = paths
 
     def read(self, index: int, limits: ImageLimits = _DEFAULT_LIMITS) -> bytes:
+        """As `Source.read`."""
         return read_file(self.paths[index], limits)
 
 
@@ -102,6 +103,7 @@ class BytesSource(Source):
         self.files = files
 
     def read(self, index: int, limits: ImageLimits = _DEFAULT_LIMITS) -> bytes:
+        """As `Source.read`."""
         return self.files[index]
 
 
@@ -147,6 +149,7 @@ class ArrowSource(Source):
         self.ends = list(accumulate(column.ends[-1] if column.ends else 0 for column in columns))
 
     def read(self, index: int, limits: ImageLimits = _DEFAULT_LIMITS) -> bytes:
+        """As `Source.read`."""
         table = bisect_right(self.ends, index)
         return self.columns[table].read(index - (self.ends[table - 1] if table else 0), limits)
 
@@ -161,6 +164,7 @@ class JoinedSource(Source):
         self.ends = list(accumulate(len(source) for source in sources))
 
     def read(self, index: int, limits: ImageLimits = _DEFAULT_LIMITS) -> bytes:
+        """As `Source.read`."""
         which = bisect_right(self.ends, index)
         return self.sources[which].read(index - (self.ends[which - 1] if which else 0), limits)
 

@@ -45,7 +45,7 @@ def choose_split(source: Source, split_seed: int, val_fraction: float, test_frac
     test: list[str] = []
     too_small: list[str] = []
     for label, class_name in enumerate(source.class_names):
-        members = [source.names[index] for index in np.flatnonzero(source.labels == label)]
+        members = [source.names[index] for index in np.flatnonzero(source.labels == label).tolist()]
         if not members:
             continue
         if len(members) < num_parts:

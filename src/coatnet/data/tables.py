@@ -94,7 +94,7 @@ def read_csv(path: Path, image_column: str, label_column: str) -> Found:
         part = SPLIT_NAMES.get(split.lower(), "all")
         if part_of.setdefault(image, part) != part or parts.setdefault(part, {}).setdefault(image, label) != label:
             raise DataError(
-                f"{printable(str(path))}, line {line}: '{printable(image)}' is listed twice with another label or split.",
+                f"{printable(str(path))}, line {line}: '{printable(image)}' has two labels or splits.",
                 hint="Keep one line for each image.",
             )
     if not parts:

@@ -1,0 +1,331 @@
+"""Batches: for training a function of (seed, step), for evaluation every image once and in order.
+
+torch is imported by `TrainingStream` only; `evaluation_batches` does without.
+"""
+
+import os
+import signal
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from coatnet.data.augmentation import AugmentationConfig, augment, randaugment
+from coatnet.data.cache import DecodedImages, decode_all, read_image
+from coatnet.data.images import ImageError, ImageLimits
+from coatnet.data.preprocess import Preprocess
+from coatnet.data.randomness import permutation, position_seed
+from coatnet.data.samples import Source
+from coatnet.errors import DataError, ResourceError
+
+if TYPE_CHECKING:
+    import torch
+
+_DEFAULT_LIMITS = ImageLimits()
+# More processes than this are rarely kept busy by one device, and each holds batches in memory.
+_MOST_WORKERS = 8
+# A batch that takes longer hangs on a file system that does not answer.
+_WORKER_TIMEOUT_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees.
+
+    Attributes:
+        images: (B, H, W, 3) uint8 tensor.
+        labels: (B,) int64 tensor.
+        step: the step it belongs to.
+        unreadable: name and code of images that this batch found unreadable for the first time.
+    """
+
+    images: "torch.Tensor"
+    labels: "torch.Tensor"
+    step: int
+    unreadable: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class EvaluationBatch:
+    """Some of the images of a source, in order.
+
+    Attributes:
+        indices: (b,) int64, places in the source of the images that could be read.
+        images: (b, H, W, 3) uint8, resized as the preprocessing says.
+        labels: (b,) int64.
+        errors: for every image that could not be read, its place in the source and why.
+    """
+
+    indices: NDArray[np.int64]
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    errors: dict[int, ImageError]
+
+
+class TrainingStream:
+    """Training batches for any range of steps, always full, the same for any number of workers.
+
+    Position p = step * batch_size + i is sample `permutation(seed, p // n)[p % n]`, augmented with a seed made from
+    (seed, p). If that image is unreadable the next one of the permutation takes its place.
+
+    Images that fit into memory are decoded once, here; the others in the workers, whenever they are drawn.
+
+    Args:
+        source: the training samples, n of them.
+        preprocess: size and way of resizing; mean and standard deviation are not used here.
+        augmentation: what is done to an image.
+        seed: of order and augmentation.
+        batch_size: images per step.
+        workers: processes that prepare batches; None is `default_workers()`, 0 is none.
+        limits: what an image may be.
+        max_bad: share of unreadable images above which a `DataError` is raised.
+        memory: bytes that decoded images may take; None is a quarter of the free memory and at most 4 GiB, 0 is none.
+
+    Attributes:
+        unreadable: name and code of every unreadable image found so far.
+        in_memory: whether all images are decoded.
+
+    Raises:
+        DataError: no samples, or more than `max_bad` unreadable; the latter also while batches are drawn.
+    """
+
+    def __init__(  # noqa: PLR0913 (keyword-only: each is one setting of the run)
+        self,
+        source: Source,
+        preprocess: Preprocess,
+        augmentation: AugmentationConfig,
+        *,
+        seed: int,
+        batch_size: int,
+        workers: int | None = None,
+        limits: ImageLimits = _DEFAULT_LIMITS,
+        max_bad: float = 0.01,
+        memory: int | None = None,
+    ) -> None:
+        if not len(source):
+            raise DataError("There are no training images.", hint="Check the path and the split.")
+        self.source = source
+        self.batch_size = batch_size
+        self.workers = default_workers() if workers is None else workers
+        self.max_bad = max_bad
+        self.unreadable: list[tuple[str, str]] = []
+        self._preparation = _Preparation(source, preprocess, augmentation, seed, batch_size, limits)
+        decoded = decode_all(source, self._preparation.kept, limits, default_threads(), memory) if memory != 0 else None
+        self._preparation.decoded = decoded
+        self.in_memory = decoded is not None
+        if decoded is not None:
+            self._report([(source.names[index], error.code) for index, error in decoded.errors.items()])
+        if augmentation.randaugment_layers > 0:  # imported once here instead of in every worker
+            randaugment(augmentation.randaugment_layers, augmentation.randaugment_magnitude, min(preprocess.image_size))
+
+    def __len__(self) -> int:
+        """Samples in an epoch, unreadable ones included."""
+        return len(self.source)
+
+    def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        """The batches of steps `start_step` to `stop_step` - 1, prepared ahead by the workers.
+
+        Raises:
+            DataError: too many unreadable images.
+            ResourceError: a worker died or does not answer.
+        """
+        import torch
+
+        for step, prepared in self._prepared(range(start_step, stop_step)):
+            new = self._report(prepared.unreadable)
+            if prepared.failure:
+                raise DataError(prepared.failure, hint="Check that the images are image files.")
+            yield Batch(torch.as_tensor(prepared.images), torch.as_tensor(prepared.labels), step, new)
+
+    def _prepared(self, steps: range) -> "Iterator[tuple[int, _Prepared]]":
+        if self.workers == 0 or not steps:
+            for step in steps:
+                yield step, self._preparation[step]
+            return
+        from torch.utils.data import DataLoader
+
+        with warnings.catch_warnings():
+            # Of more workers than cores, which the user asked for, and of forking a process with threads: the workers
+            # touch nothing that a thread of ours could hold, and forking shares the decoded images.
+            warnings.simplefilter("ignore")
+            loader: Iterator[_Prepared] = iter(
+                DataLoader(
+                    self._preparation,  # type: ignore[arg-type]
+                    batch_size=None,
+                    sampler=steps,
+                    num_workers=self.workers,
+                    collate_fn=_as_tensors,
+                    worker_init_fn=_ignore_signals,
+                    multiprocessing_context="fork" if os.uname().sysname == "Linux" else None,
+                    timeout=_WORKER_TIMEOUT_SECONDS,
+                )
+            )
+        for step in steps:
+            try:
+                prepared = next(loader)
+            except RuntimeError as error:
+                if "DataLoader" not in str(error) or "Caught" in str(error):
+                    raise
+                raise ResourceError(
+                    f"A process that prepares images died or does not answer at step {step}: "
+                    f"{str(error).splitlines()[0]}",
+                    hint="It may have run out of memory; try fewer workers, or workers 0.",
+                ) from error
+            yield step, prepared
+
+    def _report(self, found: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+        known = set(self.unreadable)
+        new = tuple(entry for entry in dict.fromkeys(found) if entry not in known)
+        self.unreadable += new
+        if len(self.unreadable) > self.max_bad * len(self.source):
+            first = ", ".join(f"{name} ({code})" for name, code in self.unreadable[:3])
+            share = len(self.unreadable) / len(self.source)
+            raise DataError(
+                f"{len(self.unreadable)} of {len(self.source)} training images cannot be read ({share:.1%}, allowed "
+                f"are {self.max_bad:.1%}), the first: {first}.",
+                hint="Repair or remove them, or allow more with max_bad.",
+            )
+        return new
+
+
+def evaluation_batches(
+    source: Source,
+    preprocess: Preprocess,
+    batch_size: int,
+    workers: int | None = None,
+    limits: ImageLimits = _DEFAULT_LIMITS,
+) -> Iterator[EvaluationBatch]:
+    """Every image of `source` exactly once, in order, decoded by threads a few batches ahead.
+
+    Args:
+        source: the samples.
+        preprocess: how images are resized.
+        batch_size: samples per batch; the last batch may have fewer.
+        workers: threads; None is one per core, 0 is none.
+        limits: what an image may be.
+    """
+
+    def load(index: int) -> NDArray[np.uint8] | ImageError:
+        try:
+            return preprocess.resized(read_image(source, index, limits))
+        except ImageError as error:
+            return error
+
+    spans = [range(start, min(start + batch_size, len(source))) for start in range(0, len(source), batch_size)]
+    num_threads = default_threads() if workers is None else workers
+    if num_threads == 0:
+        for span in spans:
+            yield _evaluation_batch(source, preprocess, span, [load(index) for index in span])
+        return
+    pool = ThreadPoolExecutor(num_threads)
+    try:
+        ahead: deque[list[Future[NDArray[np.uint8] | ImageError]]] = deque()
+        waiting = iter(spans)
+        for span in spans:
+            while len(ahead) < 3 and (following := next(waiting, None)) is not None:  # this batch and two ahead
+                ahead.append([pool.submit(load, index) for index in following])
+            yield _evaluation_batch(source, preprocess, span, [future.result() for future in ahead.popleft()])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _evaluation_batch(
+    source: Source, preprocess: Preprocess, span: range, loaded: list[NDArray[np.uint8] | ImageError]
+) -> EvaluationBatch:
+    errors = {index: image for index, image in zip(span, loaded, strict=True) if isinstance(image, ImageError)}
+    images = [image for image in loaded if not isinstance(image, ImageError)]
+    indices = np.array([index for index in span if index not in errors], dtype=np.int64)
+    stacked = np.stack(images) if images else np.empty((0, *preprocess.image_size, 3), dtype=np.uint8)
+    return EvaluationBatch(indices, stacked, source.labels[indices], errors)
+
+
+def default_threads() -> int:
+    """One per core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers() -> int:
+    """One core is left to the training process itself: 0 on one core, 1 on two, at most 8."""
+    return min(_MOST_WORKERS, default_threads() - 1)
+
+
+@dataclass
+class _Prepared:
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    unreadable: list[tuple[str, str]]
+    failure: str = ""
+
+
+@dataclass
+class _Preparation:
+    """The data set that the workers see: its items are whole batches, by step."""
+
+    source: Source
+    preprocess: Preprocess
+    augmentation: AugmentationConfig
+    seed: int
+    batch_size: int
+    limits: ImageLimits
+    decoded: DecodedImages | None = field(default=None, repr=False)
+
+    def kept(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What of an image augmentation starts from, whether it is kept in memory or made anew each time.
+
+        Without random crops and the like it is the image as evaluation sees it. Otherwise an image whose shorter side
+        is above twice the input's is reduced by a whole number, to no less than twice: a random crop of a quarter of
+        the area still has every pixel of the input, and a photograph takes a tenth of the memory.
+        """
+        if not self.augmentation.moves:
+            return self.preprocess.resized(image)
+        factor = min(image.shape[:2]) // (2 * max(self.preprocess.image_size))
+        return np.array(Image.fromarray(image).reduce(factor)) if factor > 1 else image
+
+    def __getitem__(self, step: int) -> _Prepared:
+        size = self.preprocess.image_size
+        images = np.empty((self.batch_size, *size, 3), dtype=np.uint8)
+        labels = np.empty(self.batch_size, dtype=np.int64)
+        unreadable: list[tuple[str, str]] = []
+        for place in range(self.batch_size):
+            position = step * self.batch_size + place
+            found = self._readable(position, unreadable)
+            if found is None:
+                return _Prepared(images[:0], labels[:0], unreadable, "None of the training images can be read.")
+            image, index = found
+            seed = position_seed(self.seed, position)
+            images[place] = augment(image, size, self.augmentation, seed, self.preprocess.resize)
+            labels[place] = self.source.labels[index]
+        return _Prepared(images, labels, unreadable)
+
+    def _readable(self, position: int, unreadable: list[tuple[str, str]]) -> tuple[NDArray[np.uint8], int] | None:
+        """The image for `position` and its index; what cannot be read on the way to it goes into `unreadable`."""
+        num_samples = len(self.source)
+        order = permutation(self.seed, position // num_samples, num_samples)
+        for further in range(num_samples):
+            index = int(order[(position + further) % num_samples])
+            try:
+                if self.decoded is not None:
+                    return self.decoded[index], index
+                return self.kept(read_image(self.source, index, self.limits)), index
+            except ImageError as error:
+                unreadable.append((self.source.names[index], error.code))
+        return None
+
+
+def _as_tensors(item: Any) -> Any:
+    """Tensors travel from a worker in shared memory, arrays would be copied through a pipe."""
+    import torch
+
+    return replace(item, images=torch.from_numpy(item.images), labels=torch.from_numpy(item.labels))
+
+
+def _ignore_signals(_: int) -> None:
+    """A signal to the whole group is for the training process, which ends its workers itself once it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
