@@ -103,8 +103,8 @@ def test_the_most_common_mistakes_lead(tmp_path):
     found = rate(Answers.of_logits(np.eye(3)[predicted], labels), NAMES)
     html = write_report(tmp_path, METRICS, found, [], TEXT).read_text()
     table = html[html.index("Most common mistakes") :]
-    first = "<tr><td>rose</td><td>daisy</td><td>3</td><td>30.0 %</td></tr>"
-    second = "<tr><td>tulip</td><td>rose</td><td>1</td><td>10.0 %</td></tr>"
+    first = '<tr><td class="name">rose</td><td class="name">daisy</td><td>3</td><td>30.0 %</td></tr>'
+    second = '<tr><td class="name">tulip</td><td class="name">rose</td><td>1</td><td>10.0 %</td></tr>'
     assert 0 < table.index(first) < table.index(second)
 
 

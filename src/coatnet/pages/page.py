@@ -12,17 +12,19 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of text; columns after the first are set to the right, as numbers want.
+    """Rows of text: names, set to the left, then numbers, set to the right.
 
     Args:
         columns: the headings, N of them.
         rows: N texts each.
         caption: what the table shows.
+        num_names: how many columns hold names.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+    num_names: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

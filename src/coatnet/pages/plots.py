@@ -49,7 +49,7 @@ def curves(path: Path, losses: Sequence[Series], rates: Sequence[Series] = ()) -
     under its running median, so that the noise of single batches does not hide the course.
     """
     num_panels = 1 + bool(rates)
-    figure = _figure(8, 3.2 * num_panels)
+    figure = _figure(7, 2.8 * num_panels)
     panels = figure.subplots(num_panels, 1, sharex=True, squeeze=False)[:, 0]
     for position, one in enumerate(losses):
         _draw_line(panels[0], one, position)
@@ -57,6 +57,7 @@ def curves(path: Path, losses: Sequence[Series], rates: Sequence[Series] = ()) -
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() / values.min() > 20:
         panels[0].set_yscale("log")
+        panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panels[0].set_ylabel("loss")
     if rates:
         for position, one in enumerate(rates, start=1):
@@ -86,11 +87,10 @@ def confusion(path: Path, matrix: NDArray[np.integer[Any]], class_names: Sequenc
     figure = _figure(side + 1, side)
     axes = figure.subplots()
     fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(fractions, cmap="cividis_r", vmin=0, vmax=1, interpolation="nearest")
+    image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the true class")
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.grid(visible=False)
     if num_classes <= LABELLED:
         names = [shortened(name, 18) for name in class_names]
         size = 10 if num_classes <= ANNOTATED else 7
@@ -98,9 +98,10 @@ def confusion(path: Path, matrix: NDArray[np.integer[Any]], class_names: Sequenc
         axes.set_xticks(range(num_classes), names, rotation=0 if flat else 60, ha="center" if flat else "right")
         axes.set_yticks(range(num_classes), names)
         axes.tick_params(labelsize=size, length=0)
-        if not flat:
-            for label in axes.get_xticklabels():
-                label.set_rotation_mode("anchor")
+        for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+            label.set_parse_math(False)
+        for label in () if flat else axes.get_xticklabels():
+            label.set_rotation_mode("anchor")
     if num_classes <= ANNOTATED:
         for (row, column), count in np.ndenumerate(matrix):
             if count:
@@ -135,7 +136,7 @@ def reliability(
 
 
 def mosaic(path: Path, images: Sequence[NDArray[np.uint8]], captions: Sequence[str], title: str) -> None:
-    """Images in a grid, at most six in a row, each with its caption below.
+    """Images in a grid, at most four in a row, each with its caption below.
 
     Args:
         path: the PNG file to write.
@@ -144,18 +145,22 @@ def mosaic(path: Path, images: Sequence[NDArray[np.uint8]], captions: Sequence[s
         title: written above.
     """
     assert len(images) == len(captions) > 0, (len(images), len(captions))
-    columns = min(6, len(images))
+    columns = min(4, len(images))
     rows = ceil(len(images) / columns)
     num_lines = max(caption.count("\n") + 1 for caption in captions)
-    figure = _figure(1.75 * max(columns, 3), (1.65 + 0.17 * num_lines) * rows + 0.4)
+    figure = _figure(1.75 * max(columns, 3), (1.75 + 0.18 * num_lines) * rows + 0.4)
     figure.suptitle(title, fontsize=12)
     for position, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        axes.axis("off")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
         if position < len(images):
+            height, width = images[position].shape[:2]
+            side = max(height, width)
             axes.imshow(images[position], interpolation="antialiased")
-            axes.set_aspect("equal")
+            axes.set_xlim((width - side) / 2 - 0.5, (width + side) / 2 - 0.5)  # a square, the image in its middle
+            axes.set_ylim((height + side) / 2 - 0.5, (height - side) / 2 - 0.5)
             text = "\n".join(shortened(line, 24) for line in captions[position].split("\n"))
-            axes.text(0.5, -0.04, text, transform=axes.transAxes, ha="center", va="top", fontsize=8, parse_math=False)
+            axes.set_xlabel(text, fontsize=9, parse_math=False)
     _write(figure, path)
 
 
@@ -187,13 +192,11 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _write(figure: "Figure", path: Path) -> None:
-    """Names may hold any character: glyphs that the font lacks are drawn as boxes, dollars are no formula."""
+    """Names may hold any character: glyphs that the font lacks are drawn as boxes."""
     import warnings
 
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
-        for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-            label.set_parse_math(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)

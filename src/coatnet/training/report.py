@@ -13,7 +13,7 @@ from coatnet.pages.page import Picture, Section, Table, write_page
 from coatnet.pages.plots import LABELLED, Series, confusion, curves, mosaic, reliability
 
 MOSAIC_SIZE = 12
-"""Images of a mosaic: two rows of six."""
+"""Images of a mosaic: three rows of four."""
 MOSAICS = {
     "wrong": "Wrong answers, the surest first",
     "sure": "Right answers, the surest first",
@@ -194,7 +194,10 @@ def _confusion_section(plots: Path, evaluation: Evaluation) -> Section:
         for true, said in cells
     ]
     table = Table(
-        columns=("true", "predicted", "images", "of the true class"), rows=rows, caption="Most common mistakes"
+        columns=("true", "predicted", "images", "of the true class"),
+        rows=rows,
+        caption="Most common mistakes",
+        num_names=2,
     )
     note = "" if len(names) <= LABELLED else f"Classes in the order of the table below, 0 to {len(names) - 1}."
     picture = Picture(path=plots / "confusion.png", alt="confusion matrix, rows true, columns predicted", caption=note)
