@@ -1,0 +1,56 @@
+"""README.md of a classifier folder: a short model card."""
+
+import json
+from collections.abc import Sequence
+
+from coatnet.data.preprocess import Preprocess
+from coatnet.model.config import CoAtNetConfig
+from coatnet.version import __version__
+
+CARD = """\
+# Image classifier
+
+A CoAtNet (arXiv 2106.04803) with the layout {layout} and {num_classes} classes, written by coatnet {version}.
+Blocks per stage: {depths}. Channels per stage: {widths}. The whole configuration is in `config.json`.
+
+## Use
+
+```python
+import coatnet
+
+classifier = coatnet.Classifier.load("path/to/this/folder")
+print(classifier.predict("image.jpg"))
+```
+
+```
+coatnet predict path/to/this/folder image.jpg
+```
+
+## Preprocessing
+
+Images are turned upright and made RGB, then resized and normalised; `Classifier` does all of it.
+
+| setting | value |
+|---|---|
+{settings}
+
+## Classes
+
+{labels}
+"""
+
+
+def model_card(config: CoAtNetConfig, preprocess: Preprocess, class_names: Sequence[str]) -> str:
+    """README.md of a classifier folder."""
+    listed = "\n".join(f"- {json.dumps(name, ensure_ascii=False)}" for name in class_names[:100])
+    more = f"\n- and {len(class_names) - 100} more in `labels.json`" if len(class_names) > 100 else ""
+    settings = "\n".join(f"| {name} | {value} |" for name, value in preprocess.model_dump().items())
+    return CARD.format(
+        layout=config.layout,
+        depths=", ".join(str(stage.depth) for stage in config.stages),
+        widths=", ".join(str(stage.width) for stage in config.stages),
+        num_classes=len(class_names),
+        settings=settings,
+        labels=listed + more,
+        version=__version__,
+    )

@@ -1,0 +1,223 @@
+"""Classifier: an engine, the preprocessing and the class names; `predict`, `save` and `load`.
+
+Importing this file imports no torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coatnet.classifier.card import model_card
+from coatnet.classifier.fingerprint import check_fingerprint, fingerprint
+from coatnet.classifier.folder import CARD, WEIGHTS, Contents, FingerprintRecord, find_folder, replace_folder, sha256
+from coatnet.classifier.inputs import AnyImage, as_array
+from coatnet.data.preprocess import Preprocess
+from coatnet.errors import ConfigError, ModelFileError, QualityError
+from coatnet.model.config import CoAtNetConfig
+from coatnet.runtime.engines import Engine, Precision, TorchEngine
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BATCH_SIZE = 32
+"""Images that `predict` gives to the engine at once."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image."""
+
+    label: str
+    """Name of the most probable class."""
+    probability: float
+    """Its softmax probability, in (0, 1]."""
+    top: tuple[tuple[str, float], ...]
+    """The most probable classes with their probabilities, best first."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """`label`, `probability` (a fraction) and `top`, a list of [label, probability]; ready for JSON."""
+        return {"label": self.label, "probability": self.probability, "top": [list(pair) for pair in self.top]}
+
+
+class Classifier:
+    """Images in, class names out.
+
+    Args:
+        model_or_engine: a CoAtNet, which is moved to the fastest device of this machine; or an Engine.
+        preprocess: how images become input; default: the model's own image size.
+        class_names: one per logit, all different; default for a CoAtNet: "0", "1", ...
+
+    Raises:
+        ConfigError: the model does not take RGB images, names do not fit the classes, or something is not given that
+            only a CoAtNet's config can tell.
+    """
+
+    def __init__(
+        self,
+        model_or_engine: "nn.Module | Engine",
+        preprocess: Preprocess | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        self.engine = model_or_engine if isinstance(model_or_engine, Engine) else TorchEngine(model_or_engine)
+        config = _config_of(self.engine)
+        if config is None and (preprocess is None or class_names is None):
+            raise ConfigError(
+                "The model has no CoAtNetConfig, so preprocess and class_names cannot be guessed.", "Give both."
+            )
+        if config is not None and config.input_channels != 3:
+            raise ConfigError(f"input_channels is {config.input_channels}; a classifier takes RGB images, so 3.")
+        if config is not None:
+            preprocess = preprocess or Preprocess(image_size=(config.image_size, config.image_size))
+            class_names = [str(index) for index in range(config.num_classes)] if class_names is None else class_names
+        assert preprocess is not None
+        assert class_names is not None
+        self.preprocess = preprocess
+        self.class_names = tuple(class_names)
+        problem = _name_problem(self.class_names, None if config is None else config.num_classes)
+        if problem:
+            raise ConfigError(problem[0].upper() + problem[1:])
+
+    @overload
+    def predict(self, images: AnyImage, top: int = 5) -> Prediction: ...  # type: ignore[overload-overlap]  # str
+
+    @overload
+    def predict(self, images: Sequence[AnyImage], top: int = 5) -> list[Prediction]: ...
+
+    def predict(self, images: AnyImage | Sequence[AnyImage], top: int = 5) -> Prediction | list[Prediction]:
+        """Name what is to be seen.
+
+        Args:
+            images: a path, the bytes of a file, a Pillow image or an (H, W, 3) uint8 RGB array; or a list of those.
+            top: how many classes to list, at least 1; all of them if there are fewer.
+
+        Returns:
+            A Prediction; for a list, a list in the same order.
+
+        Raises:
+            ImageError: an image cannot be read; the first one is named.
+            ConfigError: something that is no image, or top below 1.
+            QualityError: the logits are not finite.
+        """
+        if top < 1:
+            raise ConfigError(f"top is {top}; it must be at least 1.")
+        if not isinstance(images, (list, tuple)):
+            return self.predict([images], top)[0]  # type: ignore[list-item]
+        answers: list[Prediction] = []
+        for start in range(0, len(images), BATCH_SIZE):
+            pixels = [self.preprocess.resized(as_array(image)) for image in images[start : start + BATCH_SIZE]]
+            for row in softmax(self.logits(np.stack(pixels))):
+                best = np.argsort(-row, kind="stable")[:top]
+                listed = tuple((self.class_names[index], float(row[index])) for index in best)
+                answers.append(Prediction(listed[0][0], listed[0][1], listed))
+        return answers
+
+    def logits(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """What the network says, before the softmax.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB of any size, or (B, 3, H, W) float, preprocessed already.
+
+        Returns:
+            (B, classes) float32.
+
+        Raises:
+            ConfigError: another shape or type.
+        """
+        images = np.asarray(images)
+        if images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3:
+            resized = [self.preprocess.resized(image) for image in images]
+            batch = np.stack(resized) if resized else np.zeros((0, *self.preprocess.image_size, 3), np.uint8)
+            return self.engine.logits(self.preprocess.normalized(batch))
+        if images.dtype.kind == "f" and images.ndim == 4 and images.shape[1] == 3:
+            return self.engine.logits(images.astype(np.float32, copy=False))
+        raise ConfigError(
+            f"images are {images.dtype} of shape {images.shape}.",
+            "Give (B, H, W, 3) uint8, or (B, 3, H, W) float that is preprocessed already.",
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write a classifier folder. It is made beside its place and moved there whole.
+
+        Args:
+            folder: its place: nothing, an empty folder, or a classifier folder, which is replaced.
+
+        Raises:
+            ConfigError: `folder` holds other things, or the network is not a CoAtNet.
+            QualityError: the network's logits are not finite.
+        """
+        engine, config = self.engine, _config_of(self.engine)
+        if config is None or not isinstance(engine, TorchEngine):
+            raise ConfigError("Only a classifier whose network is a CoAtNet can be saved.")
+        exact = TorchEngine(engine.model, str(engine.device))
+        logits = fingerprint(exact, self.preprocess)
+
+        def write(fresh: Path) -> None:
+            from coatnet.model.weights import save_weights
+
+            save_weights(exact.model, fresh / WEIGHTS)
+            proof = FingerprintRecord(sha256=sha256(fresh / WEIGHTS), logits=logits)
+            Contents(config=config, preprocess=self.preprocess, labels=self.class_names, fingerprint=proof).write(fresh)
+            (fresh / CARD).write_text(model_card(config, self.preprocess, self.class_names), encoding="utf-8")
+
+        replace_folder(Path(folder).absolute(), write)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto", precision: Precision = "float32") -> Self:
+        """Read a classifier folder and prove that it is whole.
+
+        Args:
+            path: a classifier folder, or a run folder that holds one.
+            device: see `TorchEngine`.
+            precision: see `TorchEngine`. The proof is done in float32 in any case.
+
+        Raises:
+            ModelFileError: missing, damaged, written by a newer coatnet, or its logits are not the stored ones.
+            MissingPartError: the device is not there.
+        """
+        folder = find_folder(Path(path))
+        contents = Contents.read(folder)
+        problem = _name_problem(contents.labels, contents.config.num_classes)
+        if problem:
+            raise ModelFileError(f"{folder / 'labels.json'}: {problem}")
+        from coatnet.model.weights import load_weights
+
+        from coatnet.model.family import create_model
+
+        model = create_model(contents.config)
+        load_weights(model, folder / WEIGHTS)
+        engine = TorchEngine(model, device, precision)
+        exact = engine if precision == "float32" else TorchEngine(model, device)
+        check_fingerprint(folder, contents.fingerprint.logits, fingerprint(exact, contents.preprocess))
+        return cls(engine, contents.preprocess, contents.labels)
+
+
+def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Probabilities of each row, in float64.
+
+    Raises:
+        QualityError: a logit is not finite.
+    """
+    wide = logits.astype(np.float64)
+    if not np.isfinite(wide).all():
+        raise QualityError(
+            "The network's logits are not finite.", "The weights have diverged, or overflow in this precision."
+        )
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _config_of(engine: Engine) -> CoAtNetConfig | None:
+    config = getattr(engine.model, "config", None) if isinstance(engine, TorchEngine) else None
+    return config if isinstance(config, CoAtNetConfig) else None
+
+
+def _name_problem(names: Sequence[str], num_classes: int | None) -> str:
+    if num_classes is not None and len(names) != num_classes:
+        return f"{len(names)} class names for {num_classes} classes."
+    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    return f"class names are given more than once: {', '.join(repeated[:5])}." if repeated else ""

@@ -1,0 +1,171 @@
+"""The classifier folder: its files, read strictly and replaced whole."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+
+from pydantic import ValidationError
+
+from coatnet.data.preprocess import Preprocess
+from coatnet.errors import ConfigError, ModelFileError
+from coatnet.frozen import Frozen, explain
+from coatnet.model.config import CoAtNetConfig
+from coatnet.version import __version__
+
+FORMAT = 1
+"""Raised when a folder written by an older coatnet could be misread."""
+WEIGHTS = "model.safetensors"
+JSON_FILES = ("config.json", "preprocess.json", "labels.json", "fingerprint.json")
+CARD = "README.md"
+Record = TypeVar("Record", bound=Frozen)
+
+MAX_JSON_BYTES = 16_000_000  # the names of ImageNet-21K's classes take under 1 MB
+
+
+class ConfigRecord(Frozen):
+    """config.json."""
+
+    format: int = FORMAT
+    coatnet: str = __version__
+    """Version that wrote the folder; only told."""
+    model: CoAtNetConfig
+
+
+class LabelsRecord(Frozen):
+    """labels.json."""
+
+    labels: tuple[str, ...]
+    """Class names in the order of the logits."""
+
+
+class FingerprintRecord(Frozen):
+    """fingerprint.json."""
+
+    sha256: str
+    """Of model.safetensors."""
+    logits: tuple[float, ...]
+    """Of `fingerprint_image()`, resized and normalised like any image, computed in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a classifier folder says, less its weights."""
+
+    config: CoAtNetConfig
+    preprocess: Preprocess
+    labels: tuple[str, ...]
+    fingerprint: FingerprintRecord
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Parse the four JSON files and compare the checksum of the weights.
+
+        Raises:
+            ModelFileError: a file or key is missing, unknown, damaged, too large or of a newer format.
+        """
+        contents = cls(
+            config=_parse(folder / "config.json", ConfigRecord).model,
+            preprocess=_parse(folder / "preprocess.json", Preprocess),
+            labels=_parse(folder / "labels.json", LabelsRecord).labels,
+            fingerprint=_parse(folder / "fingerprint.json", FingerprintRecord),
+        )
+        if sha256(folder / WEIGHTS) != contents.fingerprint.sha256:
+            raise ModelFileError(
+                f"{folder / WEIGHTS} is damaged or was exchanged: its sha256 is not the stored one.",
+                "Copy the folder again.",
+            )
+        return contents
+
+    def write(self, folder: Path) -> None:
+        """Write the four JSON files."""
+        records: tuple[Frozen, ...] = (
+            ConfigRecord(model=self.config),
+            self.preprocess,
+            LabelsRecord(labels=self.labels),
+            self.fingerprint,
+        )
+        for name, record in zip(JSON_FILES, records, strict=True):
+            (folder / name).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def find_folder(path: Path) -> Path:
+    """The classifier folder that `path` is, or that the run folder `path` holds.
+
+    Raises:
+        ModelFileError: neither; the hint lists what was found.
+    """
+    for folder in (path / "classifier", path):
+        if all((folder / name).is_file() for name in (WEIGHTS, *JSON_FILES)):
+            return folder
+    if not path.is_dir():
+        raise ModelFileError(
+            f"{path} is not a folder." if path.exists() else f"{path} does not exist.",
+            "Give a run folder or a classifier folder.",
+        )
+    folder = path / "classifier" if (path / "classifier").is_dir() else path
+    found = sorted(entry.name for entry in folder.iterdir())
+    missing = [name for name in (WEIGHTS, *JSON_FILES) if name not in found]
+    raise ModelFileError(
+        f"{folder} is not a classifier folder: {', '.join(missing)} missing.",
+        f"It holds {', '.join(found[:10]) or 'nothing'}{', ...' if len(found) > 10 else ''}.",
+    )
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a new folder beside `folder`, then move it to its place. An error leaves what was there.
+
+    Raises:
+        ConfigError: `folder` holds what no classifier folder holds.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file.", "Choose a new folder.")
+    foreign = (
+        sorted({entry.name for entry in folder.iterdir()} - {WEIGHTS, *JSON_FILES, CARD}) if folder.exists() else []
+    )
+    if foreign:
+        listed = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
+        raise ConfigError(f"{folder} is not only a classifier folder: it holds {listed}.", "Choose a new folder.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh, stale = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("new", "old"))
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    try:
+        write(fresh)
+        if folder.exists():
+            folder.rename(stale)
+        fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _parse(path: Path, kind: type[Record]) -> Record:
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ModelFileError(f"{path} has {path.stat().st_size} bytes; at most {MAX_JSON_BYTES} are read.")
+    text = path.read_bytes()
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path} is not JSON: {error}.", "Copy the folder again.") from error
+    # Looked at first: a newer format may hold keys that this version does not know.
+    written = content.get("format", FORMAT) if isinstance(content, dict) else FORMAT
+    if written != FORMAT:
+        raise ModelFileError(
+            f"{path}: format {written!r} is not {FORMAT}, the one that coatnet {__version__} reads.",
+            "Use the coatnet that wrote it, or a newer one.",
+        )
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        raise ModelFileError(f"{path}: {explain(error)}.", "Take the file as coatnet wrote it.") from error

@@ -1,0 +1,49 @@
+"""What `predict` takes as an image, made an RGB array."""
+
+import io
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from coatnet.data.images import ImageError, ImageLimits, decode, read_file
+from coatnet.errors import ConfigError
+
+AnyImage: TypeAlias = str | Path | bytes | Image.Image | NDArray[np.uint8]
+
+
+def as_array(image: AnyImage, limits: ImageLimits = ImageLimits()) -> NDArray[np.uint8]:  # noqa: B008 (frozen)
+    """Any image as an (H, W, 3) uint8 RGB array; all but arrays pass the gate of `data.images`.
+
+    Raises:
+        ImageError: it cannot be read; a path is named.
+        ConfigError: it is no image.
+    """
+    if isinstance(image, (str, Path)):
+        try:
+            return decode(read_file(Path(image), limits), limits)
+        except ImageError as error:
+            raise error if error.name else error.named(str(image)) from error
+    if isinstance(image, bytes):
+        return decode(image, limits)
+    if isinstance(image, Image.Image):
+        return _from_pillow(image)
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise ConfigError(
+            f"{type(image).__name__} of {array.dtype} and shape {array.shape} is not an image.",
+            "Give a path, bytes, a Pillow image or an (H, W, 3) uint8 RGB array; several of them as a list.",
+        )
+    return array
+
+
+def _from_pillow(image: Image.Image) -> NDArray[np.uint8]:
+    """Through the gate as TIFF, which holds every mode without loss, so that each becomes RGB in the one known way."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.has_transparency_data:
+        upright = upright.convert("RGBA")
+    buffer = io.BytesIO()
+    upright.save(buffer, "TIFF", exif=Image.Exif(), icc_profile=None)
+    return decode(buffer.getvalue(), ImageLimits(max_bytes=len(buffer.getvalue())))
