@@ -35,6 +35,17 @@ LOCAL_FORMATS = (*STRICT_FORMATS, "GIF", "BMP", "TIFF", "AVIF")
 # White, what a viewer and a printed page show behind a transparent picture.
 BACKGROUND = (255, 255, 255)
 
+CODES = (
+    "empty",
+    "too_large_bytes",
+    "unsupported_format",
+    "too_many_pixels",
+    "extreme_aspect",
+    "truncated",
+    "corrupt",
+    "unreadable",
+)
+
 _AVIF_BRANDS = (b"avif", b"avis")
 # EXIF tag 0x0112 -> what puts the picture upright (EXIF 2.32, section 4.6.4).
 _ORIENTATION_TAG = 0x0112
@@ -66,13 +77,13 @@ class ImageError(DataError):
     """An image that is refused.
 
     Args:
-        code: empty, too_large_bytes, unsupported_format, too_many_pixels, extreme_aspect, truncated, corrupt or
-            unreadable.
+        code: one of `CODES`.
         detail: what was got and what was expected, one line.
         name: the file or sample, if known.
     """
 
     def __init__(self, code: str, detail: str, name: str = "") -> None:
+        assert code in CODES, code
         self.code = code
         self.detail = _one_line(detail)
         self.name = name
