@@ -7,11 +7,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
+
 from coatnet.data.augmentation import AugmentationConfig, BatchAugmentation, augment
 from coatnet.data.geometry import Window, show
 from coatnet.data.preprocess import Preprocess
 from coatnet.errors import ConfigError
-from pydantic import ValidationError
 
 EVERYTHING = AugmentationConfig(
     horizontal_flip=True,

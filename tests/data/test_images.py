@@ -1,4 +1,4 @@
-"""Every kind of file comes out as the pixels that are written down, and every bad one as an ImageError with its code."""
+"""Every kind of file comes out as the pixels written down here, every bad one as an ImageError with its code."""
 
 import contextlib
 import io
@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from coatnet.data.images import CODES, LOCAL_FORMATS, STRICT_FORMATS, ImageError, ImageLimits, decode, read_file
 from coatnet.errors import DataError
-from PIL import Image
 
 
 def encoded(image, file_format="PNG", **options) -> bytes:

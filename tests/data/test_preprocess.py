@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from coatnet.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from pydantic import ValidationError
+
+from coatnet.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
 
 def stripes(height, widths, colors):

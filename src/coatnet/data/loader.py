@@ -9,18 +9,17 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from coatnet.data.augmentation import AugmentationConfig, augment, randaugment
-from coatnet.data.cache import DecodedImages, decode_all, read_image
+from coatnet.data.augmentation import AugmentationConfig, randaugment
+from coatnet.data.cache import decode_all, read_image
 from coatnet.data.images import ImageError, ImageLimits
+from coatnet.data.preparation import Preparation, Prepared
 from coatnet.data.preprocess import Preprocess
-from coatnet.data.randomness import permutation, position_seed
 from coatnet.data.samples import Source
 from coatnet.errors import DataError, ResourceError
 
@@ -115,7 +114,7 @@ class TrainingStream:
         self.workers = default_workers() if workers is None else workers
         self.max_bad = max_bad
         self.unreadable: list[tuple[str, str]] = []
-        self._preparation = _Preparation(source, preprocess, augmentation, seed, batch_size, limits)
+        self._preparation = Preparation(source, preprocess, augmentation, seed, batch_size, limits)
         decoded = decode_all(source, self._preparation.kept, limits, default_threads(), memory) if memory != 0 else None
         self._preparation.decoded = decoded
         self.in_memory = decoded is not None
@@ -143,7 +142,7 @@ class TrainingStream:
                 raise DataError(prepared.failure, hint="Check that the images are image files.")
             yield Batch(torch.as_tensor(prepared.images), torch.as_tensor(prepared.labels), step, new)
 
-    def _prepared(self, steps: range) -> "Iterator[tuple[int, _Prepared]]":
+    def _prepared(self, steps: range) -> "Iterator[tuple[int, Prepared]]":
         if self.workers == 0 or not steps:
             for step in steps:
                 yield step, self._preparation[step]
@@ -154,7 +153,7 @@ class TrainingStream:
             # Of more workers than cores, which the user asked for, and of forking a process with threads: the workers
             # touch nothing that a thread of ours could hold, and forking shares the decoded images.
             warnings.simplefilter("ignore")
-            loader: Iterator[_Prepared] = iter(
+            loader: Iterator[Prepared] = iter(
                 DataLoader(
                     self._preparation,  # type: ignore[arg-type]
                     batch_size=None,
@@ -253,69 +252,6 @@ def default_threads() -> int:
 def default_workers() -> int:
     """One core is left to the training process itself: 0 on one core, 1 on two, at most 8."""
     return min(_MOST_WORKERS, default_threads() - 1)
-
-
-@dataclass
-class _Prepared:
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    unreadable: list[tuple[str, str]]
-    failure: str = ""
-
-
-@dataclass
-class _Preparation:
-    """The data set that the workers see: its items are whole batches, by step."""
-
-    source: Source
-    preprocess: Preprocess
-    augmentation: AugmentationConfig
-    seed: int
-    batch_size: int
-    limits: ImageLimits
-    decoded: DecodedImages | None = field(default=None, repr=False)
-
-    def kept(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """What of an image augmentation starts from, whether it is kept in memory or made anew each time.
-
-        Without random crops and the like it is the image as evaluation sees it. Otherwise an image whose shorter side
-        is above twice the input's is reduced by a whole number, to no less than twice: a random crop of a quarter of
-        the area still has every pixel of the input, and a photograph takes a tenth of the memory.
-        """
-        if not self.augmentation.moves:
-            return self.preprocess.resized(image)
-        factor = min(image.shape[:2]) // (2 * max(self.preprocess.image_size))
-        return np.array(Image.fromarray(image).reduce(factor)) if factor > 1 else image
-
-    def __getitem__(self, step: int) -> _Prepared:
-        size = self.preprocess.image_size
-        images = np.empty((self.batch_size, *size, 3), dtype=np.uint8)
-        labels = np.empty(self.batch_size, dtype=np.int64)
-        unreadable: list[tuple[str, str]] = []
-        for place in range(self.batch_size):
-            position = step * self.batch_size + place
-            found = self._readable(position, unreadable)
-            if found is None:
-                return _Prepared(images[:0], labels[:0], unreadable, "None of the training images can be read.")
-            image, index = found
-            seed = position_seed(self.seed, position)
-            images[place] = augment(image, size, self.augmentation, seed, self.preprocess.resize)
-            labels[place] = self.source.labels[index]
-        return _Prepared(images, labels, unreadable)
-
-    def _readable(self, position: int, unreadable: list[tuple[str, str]]) -> tuple[NDArray[np.uint8], int] | None:
-        """The image for `position` and its index; what cannot be read on the way to it goes into `unreadable`."""
-        num_samples = len(self.source)
-        order = permutation(self.seed, position // num_samples, num_samples)
-        for further in range(num_samples):
-            index = int(order[(position + further) % num_samples])
-            try:
-                if self.decoded is not None:
-                    return self.decoded[index], index
-                return self.kept(read_image(self.source, index, self.limits)), index
-            except ImageError as error:
-                unreadable.append((self.source.names[index], error.code))
-        return None
 
 
 def _as_tensors(item: Any) -> Any:
