@@ -121,7 +121,16 @@ class RelativeAttention(nn.Module):
         projected = self.query_key_value(x_BNC).view(num_samples, num_tokens, 3, self.num_heads, -1)
         q_BhNd, k_BhNd, v_BhNd = projected.permute(2, 0, 3, 1, 4).unbind(0)
         bias_hNN = self.relative_bias(grid, q_BhNd.dtype) if self.relative_bias else None
-        attended_BhNd = functional.scaled_dot_product_attention(
-            q_BhNd, k_BhNd, v_BhNd, attn_mask=None if bias_hNN is None else bias_hNN[None]
-        )
+        attended_BhNd = _attend(q_BhNd, k_BhNd, v_BhNd, bias_hNN)
         return self.output(attended_BhNd.transpose(1, 2).reshape(num_samples, num_tokens, -1))
+
+
+def _attend(q_BhNd: Tensor, k_BhNd: Tensor, v_BhNd: Tensor, bias_hNN: Tensor | None) -> Tensor:
+    """Softmax(q k^T / sqrt(d) + bias) v, `(B, h, N, d)`."""
+    if bias_hNN is None:
+        return functional.scaled_dot_product_attention(q_BhNd, k_BhNd, v_BhNd)
+    if bias_hNN.requires_grad and bias_hNN.device.type == "cpu":
+        # No fused CPU kernel gives the bias a gradient, and torch's fallback takes twice the time of these three lines.
+        logits_BhNN = (q_BhNd * q_BhNd.shape[-1] ** -0.5) @ k_BhNd.transpose(-1, -2) + bias_hNN
+        return logits_BhNN.softmax(-1, dtype=v_BhNd.dtype) @ v_BhNd
+    return functional.scaled_dot_product_attention(q_BhNd, k_BhNd, v_BhNd, attn_mask=bias_hNN[None])

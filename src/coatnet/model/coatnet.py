@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from coatnet.errors import ConfigError
 from coatnet.model.attention import RelativeBias
 from coatnet.model.config import SMALLEST_IMAGE, CoAtNetConfig, Stage
-from coatnet.model.mbconv import MBConv, activation, convolution_norm
+from coatnet.model.mbconv import MBConv, activation, channels_first, channels_last, convolution_norm
 from coatnet.model.transformer import TransformerBlock
 
 INITIAL_DEVIATION = 0.02
@@ -19,28 +20,39 @@ INITIAL_DEVIATION = 0.02
 
 
 class Stem(nn.Module):
-    """S0: convolution 3x3, norm, GELU, convolution 3x3 (Fig. 4); or one convolution of patches (section 2.2)."""
+    """S0: convolution 3x3, norm, GELU, convolution 3x3 (Fig. 4)."""
 
     def __init__(self, config: CoAtNetConfig) -> None:
         super().__init__()
-        width, stride, bias = config.stem_width, config.stem_stride, config.stem_bias
-        if config.stem == "patch":
-            self.layers = nn.Sequential(nn.Conv2d(config.input_channels, width, stride, stride=stride, bias=bias))
-        else:
-            self.layers = nn.Sequential(
-                nn.Conv2d(config.input_channels, width, 3, stride=stride, padding=1, bias=bias),
-                convolution_norm(config, width),
-                activation(config),
-                nn.Conv2d(width, width, 3, padding=1, bias=bias),
-            )
-        self.patch = stride if config.stem == "patch" else 1
+        width, bias = config.stem_width, config.stem_bias
+        self.reduce = nn.Conv2d(
+            config.input_channels, width, 3, stride=config.stem_stride, padding=1, bias=bias
+        )
+        self.norm = convolution_norm(config, width)
+        self.activation = activation(config)
+        self.mix = nn.Conv2d(width, width, 3, padding=1, bias=bias)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Args: x_BCHW: `(B, input_channels, H, W)`. Returns: `(B, stem_width, ceil(H / stride), ceil(W / stride))`."""
-        missing = [-size % self.patch for size in x_BCHW.shape[2:]]
-        if any(missing):  # patches that stick out are filled with zeros, so that sizes round up here too
-            x_BCHW = nn.functional.pad(x_BCHW, (0, missing[1], 0, missing[0]))
-        return self.layers(x_BCHW)
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """Args: x_BHWC: `(B, H, W, input_channels)`. Returns: `(B, ceil(H / stride), ceil(W / stride), stem_width)`."""
+        reduced_BHWC = self.activation(self.norm(channels_last(self.reduce(channels_first(x_BHWC)))))
+        return channels_last(self.mix(channels_first(reduced_BHWC)))
+
+
+class PatchStem(nn.Module):
+    """The ViT stem (section 2.2): one dense layer on each patch; patches that stick out are filled with zeros."""
+
+    def __init__(self, config: CoAtNetConfig) -> None:
+        super().__init__()
+        self.patch = config.stem_stride
+        self.embed = nn.Conv2d(
+            config.input_channels, config.stem_width, self.patch, stride=self.patch, bias=config.stem_bias
+        )
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """Args: x_BHWC: `(B, H, W, input_channels)`. Returns: `(B, ceil(H / patch), ceil(W / patch), stem_width)`."""
+        missing_height, missing_width = (-size % self.patch for size in x_BHWC.shape[1:3])
+        filled_BHWC = functional.pad(x_BHWC, (0, 0, 0, missing_width, 0, missing_height))
+        return channels_last(self.embed(channels_first(filled_BHWC)))
 
 
 class Head(nn.Module):
@@ -53,9 +65,9 @@ class Head(nn.Module):
         self.hidden = nn.Sequential(nn.Linear(width, hidden), nn.Tanh()) if hidden else nn.Identity()
         self.classes = nn.Linear(hidden or width, config.num_classes)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Args: x_BCHW: `(B, C, H, W)`. Returns: logits `(B, num_classes)`."""
-        return self.classes(self.hidden(self.norm(x_BCHW.mean((2, 3)))))
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """Args: x_BHWC: `(B, H, W, C)`. Returns: logits `(B, num_classes)`."""
+        return self.classes(self.hidden(self.norm(x_BHWC.flatten(1, 2).mean(1))))
 
 
 class CoAtNet(nn.Module):
@@ -68,7 +80,7 @@ class CoAtNet(nn.Module):
     def __init__(self, config: CoAtNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.stem = Stem(config)
+        self.stem = PatchStem(config) if config.stem == "patch" else Stem(config)
         grids = config.grids(config.image_size, config.image_size)
         input_width, first_block = config.stem_width, 0
         self.stages = nn.ModuleList()
@@ -92,10 +104,10 @@ class CoAtNet(nn.Module):
             ConfigError: an image smaller than 32 pixels, or another number of channels.
         """
         self._check(images_BCHW)
-        x_BCHW = self.stem(images_BCHW.contiguous(memory_format=torch.channels_last))
+        x_BHWC = self.stem(channels_last(images_BCHW.contiguous(memory_format=torch.channels_last)))
         for stage in self.stages:
-            x_BCHW = stage(x_BCHW)
-        return self.head(x_BCHW)
+            x_BHWC = stage(x_BHWC)
+        return self.head(x_BHWC)
 
     def _check(self, images_BCHW: Tensor) -> None:
         _, channels, height, width = images_BCHW.shape

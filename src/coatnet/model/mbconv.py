@@ -1,6 +1,8 @@
 """The convolutional block of S1 and S2: MBConv with squeeze-and-excitation (paper Fig. 4, A.1, Eq. 5).
 
-Shapes: B batch, C channels, H height, W width. Maps are channels-last in memory.
+Shapes: B batch, C channels, H height, W width. Maps are `(B, H, W, C)` from stem to head: 1x1 convolutions are dense layers
+on them, tokens are views of them, and their gradients keep the layout (a `(B, C, H, W)` view of channels-last memory loses it in
+some of torch's backward formulas, which made a training step four times slower on CPUs).
 """
 
 from __future__ import annotations
@@ -36,19 +38,29 @@ class StochasticDepth(nn.Module):
         return branch_BX * scale_B.view(num_samples, *[1] * (branch_BX.ndim - 1))
 
 
-class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of a map `(B, C, H, W)`."""
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm over the channels of a map `(B, H, W, C)`."""
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Args: x_BCHW: `(B, C, H, W)`. Returns: the same shape."""
-        return super().forward(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """Args: x_BHWC: `(B, H, W, C)`. Returns: the same shape."""
+        return channels_last(super().forward(channels_first(x_BHWC)))
+
+
+def channels_first(x_BHWC: Tensor) -> Tensor:
+    """The `(B, C, H, W)` view that torch's convolutions and pools take."""
+    return x_BHWC.permute(0, 3, 1, 2)
+
+
+def channels_last(x_BCHW: Tensor) -> Tensor:
+    """The `(B, H, W, C)` view of a map whose memory is channels-last."""
+    return x_BCHW.permute(0, 2, 3, 1)
 
 
 def convolution_norm(config: CoAtNetConfig, width: int) -> nn.Module:
     """The norm of MBConv and of the stem, as configured."""
     if config.convolution_norm == "layer":
-        return ChannelNorm(width, eps=config.layer_norm_epsilon)
-    return nn.BatchNorm2d(width, eps=config.batch_norm_epsilon, momentum=config.batch_norm_momentum)
+        return nn.LayerNorm(width, eps=config.layer_norm_epsilon)
+    return BatchNorm(width, eps=config.batch_norm_epsilon, momentum=config.batch_norm_momentum)
 
 
 def activation(config: CoAtNetConfig) -> nn.GELU:
@@ -56,11 +68,20 @@ def activation(config: CoAtNetConfig) -> nn.GELU:
     return nn.GELU(approximate="tanh" if config.gelu == "tanh" else "none")
 
 
-def pool(config: CoAtNetConfig) -> nn.Module:
+class Pool(nn.Module):
     """The 2x2 pool of shortcuts and of attention; odd maps are rounded up, as a strided convolution does."""
-    if config.pool == "max":
-        return nn.MaxPool2d(2, ceil_mode=True)
-    return nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
+
+    def __init__(self, config: CoAtNetConfig) -> None:
+        super().__init__()
+        self.pool = (
+            nn.MaxPool2d(2, ceil_mode=True)
+            if config.pool == "max"
+            else nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
+        )
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """Args: x_BHWC: `(B, H, W, C)`. Returns: `(B, ceil(H / 2), ceil(W / 2), C)`."""
+        return channels_last(self.pool(channels_first(x_BHWC)))
 
 
 class SqueezeExcitation(nn.Module):
@@ -76,10 +97,12 @@ class SqueezeExcitation(nn.Module):
         self.reduce = nn.Linear(width, bottleneck)
         self.expand = nn.Linear(bottleneck, width)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Args: x_BCHW: `(B, C, H, W)`. Returns: the same shape."""
-        gate_BC = torch.sigmoid(self.expand(functional.silu(self.reduce(x_BCHW.mean((2, 3))))))
-        return x_BCHW * gate_BC[:, :, None, None].to(x_BCHW.dtype)
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """Args: x_BHWC: `(B, H, W, C)`. Returns: the same shape."""
+        num_places = x_BHWC.shape[1] * x_BHWC.shape[2]
+        mean_BC = x_BHWC.sum((1, 2)) / num_places
+        gate_BC = torch.sigmoid(self.expand(functional.silu(self.reduce(mean_BC))))
+        return x_BHWC * gate_BC[:, None, None, :]
 
 
 def squeeze_width(config: CoAtNetConfig, width: int) -> int:
@@ -103,23 +126,26 @@ class MBConv(nn.Module):
     ) -> None:
         super().__init__()
         inner = int(width * config.expansion)
-        expand_stride, depthwise_stride = (stride, 1) if config.stride_location == "expand" else (1, stride)
-        self.pool = pool(config) if stride > 1 else nn.Identity()
-        self.projection = nn.Conv2d(input_width, width, 1) if input_width != width else nn.Identity()
+        self.expand_stride, depthwise_stride = (stride, 1) if config.stride_location == "expand" else (1, stride)
+        self.pool = Pool(config) if stride > 1 else nn.Identity()
+        self.projection = nn.Linear(input_width, width) if input_width != width else nn.Identity()
         self.norm = convolution_norm(config, input_width)
-        self.expand = nn.Conv2d(input_width, inner, 1, stride=expand_stride, bias=False)
+        self.expand = nn.Linear(input_width, inner, bias=False)
         self.expand_norm = convolution_norm(config, inner)
         self.depthwise = nn.Conv2d(inner, inner, 3, stride=depthwise_stride, padding=1, groups=inner, bias=False)
         self.depthwise_norm = convolution_norm(config, inner)
         self.activation = activation(config)
         bottleneck = squeeze_width(config, width)
         self.squeeze_excitation = SqueezeExcitation(inner, bottleneck) if bottleneck else nn.Identity()
-        self.shrink = nn.Conv2d(inner, width, 1)
+        self.shrink = nn.Linear(inner, width)
         self.stochastic_depth = StochasticDepth(drop_rate)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Args: x_BCHW: `(B, input_width, H, W)`. Returns: `(B, width, ceil(H / stride), ceil(W / stride))`."""
-        shortcut = self.projection(self.pool(x_BCHW))
-        inner = self.activation(self.expand_norm(self.expand(self.norm(x_BCHW))))
-        inner = self.activation(self.depthwise_norm(self.depthwise(inner)))
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """Args: x_BHWC: `(B, H, W, input_width)`. Returns: `(B, ceil(H / stride), ceil(W / stride), width)`."""
+        shortcut = self.projection(self.pool(x_BHWC))
+        # A 1x1 convolution of stride 2 is a dense layer on every second row and column.
+        strided = self.norm(x_BHWC)[:, :: self.expand_stride, :: self.expand_stride]
+        inner = self.activation(self.expand_norm(self.expand(strided)))
+        inner = channels_last(self.depthwise(channels_first(inner)))
+        inner = self.activation(self.depthwise_norm(inner))
         return shortcut + self.stochastic_depth(self.shrink(self.squeeze_excitation(inner)))

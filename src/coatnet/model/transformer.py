@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from coatnet.model.attention import Grid, RelativeAttention
 from coatnet.model.config import CoAtNetConfig
-from coatnet.model.mbconv import StochasticDepth, activation, pool
+from coatnet.model.mbconv import Pool, StochasticDepth, activation
 
 
 class TransformerBlock(nn.Module):
@@ -35,8 +35,8 @@ class TransformerBlock(nn.Module):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        self.pool = pool(config) if stride > 1 else nn.Identity()
-        self.projection = nn.Conv2d(input_width, width, 1) if input_width != width else nn.Identity()
+        self.pool = Pool(config) if stride > 1 else nn.Identity()
+        self.projection = nn.Linear(input_width, width) if input_width != width else nn.Identity()
         self.attention_norm = nn.LayerNorm(input_width, eps=config.layer_norm_epsilon)
         self.attention = RelativeAttention(
             input_width=input_width,
@@ -50,14 +50,11 @@ class TransformerBlock(nn.Module):
         self.attention_depth = StochasticDepth(drop_rate)
         self.feed_forward_depth = StochasticDepth(drop_rate)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Args: x_BCHW: `(B, input_width, H, W)`. Returns: `(B, width, ceil(H / stride), ceil(W / stride))`."""
-        shortcut_BCHW = self.projection(self.pool(x_BCHW))
-        normed_BHWC = self.attention_norm(x_BCHW.permute(0, 2, 3, 1))
-        pooled_BHWC = self.pool(normed_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """Args: x_BHWC: `(B, H, W, input_width)`. Returns: `(B, ceil(H / stride), ceil(W / stride), width)`."""
+        pooled_BHWC = self.pool(self.attention_norm(x_BHWC))
         grid = (pooled_BHWC.shape[1], pooled_BHWC.shape[2])
         attended_BNC = self.attention(pooled_BHWC.flatten(1, 2), grid)
-        # Maps are channels-last in memory, so tokens are views of them and not copies.
-        x_BNC = shortcut_BCHW.permute(0, 2, 3, 1).flatten(1, 2) + self.attention_depth(attended_BNC)
+        x_BNC = self.projection(self.pool(x_BHWC)).flatten(1, 2) + self.attention_depth(attended_BNC)
         x_BNC = x_BNC + self.feed_forward_depth(self.feed_forward(self.feed_forward_norm(x_BNC)))
-        return x_BNC.unflatten(1, grid).permute(0, 3, 1, 2)
+        return x_BNC.unflatten(1, grid)
