@@ -84,7 +84,7 @@ def test_other_weights_are_found_by_their_checksum(folder):
 def test_other_weights_with_a_new_checksum_are_found_by_the_fingerprint(folder):
     save_weights(tiny_model(seed=1), folder / WEIGHTS)
     change(folder / "fingerprint.json", sha256=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest())
-    with pytest.raises(ModelFileError, match="preprocessing or weights are not those that were saved"):
+    with pytest.raises(ModelFileError, match="the weights do not give the logits that were saved"):
         Classifier.load(folder)
 
 
@@ -96,22 +96,27 @@ def test_other_weights_with_a_new_checksum_are_found_by_the_fingerprint(folder):
         {"resize": "pad"},
         {"crop_fraction": 0.8},
         {"interpolation": "bilinear"},
-        {"mean": [0.5, 0.5, 0.5]},
-        {"std": [0.5, 0.5, 0.5]},
+        {"interpolation": "lanczos"},
+        {"mean": [0.49, 0.456, 0.406]},
+        {"std": [0.24, 0.224, 0.225]},
         {"mean": [0.406, 0.456, 0.485]},
     ],
 )
 def test_every_change_of_the_preprocessing_is_found(folder, changes):
     change(folder / "preprocess.json", **changes)
-    with pytest.raises(ModelFileError, match="preprocessing or weights are not those that were saved"):
+    with pytest.raises(ModelFileError, match=r"preprocess\.json is not what was saved with these weights"):
         Classifier.load(folder)
 
 
 def test_the_fingerprint_allows_for_other_hardware(folder):
-    stored = json.loads((folder / "fingerprint.json").read_text())["logits"]
-    slight = (np.array(stored) + 0.01 * np.std(stored)).tolist()
-    change(folder / "fingerprint.json", logits=slight)
+    stored = json.loads((folder / "fingerprint.json").read_text())
+    logits, pixels = np.array(stored["logits"]), np.array(stored["input"])
+    pixels[::10] += 1 / 255 / 0.229  # one grey level
+    change(folder / "fingerprint.json", logits=(logits + 0.005 * logits.std()).tolist(), input=pixels.tolist())
     Classifier.load(folder)
+    change(folder / "fingerprint.json", logits=(logits + 0.05 * logits.std()).tolist())
+    with pytest.raises(ModelFileError):
+        Classifier.load(folder)
     change(folder / "fingerprint.json", logits=[float("nan")] * 3)
     with pytest.raises(ModelFileError):
         Classifier.load(folder)
@@ -126,7 +131,7 @@ def test_the_fingerprint_allows_for_other_hardware(folder):
         ("labels.json", '{"labels": ["a", "b"]}', r"labels\.json: 2 class names for 3 classes"),
         ("labels.json", '{"labels": ["a", "b", "a"]}', r"labels\.json: class names are given more than once: a"),
         ("labels.json", '{"labels": ["a", "b", 3]}', r"labels\.json: labels\.2: .* got 3"),
-        ("fingerprint.json", '{"sha256": "0"}', r"fingerprint\.json: logits: Field required"),
+        ("fingerprint.json", '{"sha256": "0", "input": []}', r"fingerprint\.json: logits: Field required"),
         ("preprocess.json", '{"image_size": [32, 48], "rotate": 9}', r"preprocess\.json: rotate: .*not permitted"),
     ],
 )

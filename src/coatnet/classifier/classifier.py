@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coatnet.classifier.card import model_card
-from coatnet.classifier.fingerprint import check_fingerprint, fingerprint
-from coatnet.classifier.folder import CARD, WEIGHTS, Contents, FingerprintRecord, find_folder, replace_folder, sha256
+from coatnet.classifier.fingerprint import check_fingerprint, take_fingerprint
+from coatnet.classifier.folder import CARD, WEIGHTS, Contents, find_folder, replace_folder, sha256
 from coatnet.classifier.inputs import AnyImage, as_array
 from coatnet.data.preprocess import Preprocess
 from coatnet.errors import ConfigError, ModelFileError, QualityError
@@ -153,14 +153,14 @@ class Classifier:
         if config is None or not isinstance(engine, TorchEngine):
             raise ConfigError("Only a classifier whose network is a CoAtNet can be saved.")
         exact = TorchEngine(engine.model, str(engine.device))
-        logits = fingerprint(exact, self.preprocess)
+        proof = take_fingerprint("", exact, self.preprocess)
 
         def write(fresh: Path) -> None:
             from coatnet.model.weights import save_weights
 
             save_weights(exact.model, fresh / WEIGHTS)
-            proof = FingerprintRecord(sha256=sha256(fresh / WEIGHTS), logits=logits)
-            Contents(config=config, preprocess=self.preprocess, labels=self.class_names, fingerprint=proof).write(fresh)
+            whole = proof.replace(sha256=sha256(fresh / WEIGHTS))
+            Contents(config=config, preprocess=self.preprocess, labels=self.class_names, fingerprint=whole).write(fresh)
             (fresh / CARD).write_text(model_card(config, self.preprocess, self.class_names), encoding="utf-8")
 
         replace_folder(Path(folder).absolute(), write)
@@ -191,7 +191,8 @@ class Classifier:
         load_weights(model, folder / WEIGHTS)
         engine = TorchEngine(model, device, precision)
         exact = engine if precision == "float32" else TorchEngine(model, device)
-        check_fingerprint(folder, contents.fingerprint.logits, fingerprint(exact, contents.preprocess))
+        found = take_fingerprint(contents.fingerprint.sha256, exact, contents.preprocess)
+        check_fingerprint(folder, contents.fingerprint, found, contents.preprocess)
         return cls(engine, contents.preprocess, contents.labels)
 
 

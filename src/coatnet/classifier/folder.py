@@ -48,8 +48,10 @@ class FingerprintRecord(Frozen):
 
     sha256: str
     """Of model.safetensors."""
+    input: tuple[float, ...]
+    """The fixed image, resized and normalised like any other: 3 channels at 8 x 8 places."""
     logits: tuple[float, ...]
-    """Of `fingerprint_image()`, resized and normalised like any image, computed in float32."""
+    """What the network says of it, computed in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)

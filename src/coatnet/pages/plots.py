@@ -83,7 +83,7 @@ def confusion(path: Path, matrix: NDArray[np.integer[Any]], class_names: Sequenc
     """
     num_classes = len(class_names)
     assert matrix.shape == (num_classes, num_classes), matrix.shape
-    side = min(4 + 0.32 * num_classes, 12)
+    side = min(4 + 0.32 * num_classes, 12) if num_classes <= LABELLED else 7
     figure = _figure(side + 1, side)
     axes = figure.subplots()
     fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
