@@ -1,0 +1,132 @@
+"""What a run does: TrainConfig and its parts. Imports no torch. The docstrings under the fields are the command's help."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+
+from coatnet.data.augmentation import AugmentationConfig
+from coatnet.data.preprocess import Preprocess
+from coatnet.data.sources import DataConfig
+from coatnet.frozen import Frozen
+from coatnet.model.config import CoAtNetConfig
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(value: Any) -> Any:
+    """ "90s", "30m", "2h", "1d", "1h30m" or a number of seconds -> seconds; what is neither is left to be refused."""
+    if not isinstance(value, str):
+        return value
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", value)
+    if parts and "".join(number + unit for number, unit in parts) == value:
+        return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if re.fullmatch(r"\d+(?:\.\d+)?", value):
+        return float(value)
+    raise ValueError(f"{value!r} is no duration; write it as 90s, 30m, 2h or 1h30m")
+
+
+class OptimizerConfig(Frozen):
+    """AdamW, warm-up and cosine, clipping, averaging (paper Table 10)."""
+
+    learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate (1e-3 in paper Table 10)."""
+    final_learning_rate: float = Field(1e-5, ge=0)
+    """Learning rate at the last step of the cosine (1e-5 in paper Table 10)."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from 0 (10,000 of 94,000 in paper Table 10)."""
+    weight_decay: float = Field(0.05, ge=0)
+    """Decoupled decay of matrices and kernels; biases, norms and relative tables have none (0.05 in paper Table 10)."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """AdamW's first decay. Not in the paper."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """AdamW's second decay. Not in the paper."""
+    gradient_clip: float = Field(1.0, ge=0)
+    """Largest norm of the whole gradient; 0 for no clipping (1.0 in paper Table 10)."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of the moving average of the weights, which becomes the classifier; 0 for none. It is warmed up, so that
+    short runs may use it too (0.9999 in paper Table 10, in fine-tuning)."""
+
+
+class RunConfig(Frozen):
+    """Length, batch, pace and machine. Exactly one of steps, epochs and time is set."""
+
+    steps: PositiveInt | None = None
+    """Length of the run in steps."""
+    epochs: PositiveFloat | None = None
+    """Length of the run in passes over the training images; turned into steps when the run starts."""
+    time: Annotated[PositiveFloat | None, BeforeValidator(parse_duration)] = None
+    """Length of the run as a duration, as 90s, 30m or 2h; turned into steps from some timed ones when the run starts."""
+    batch_size: PositiveInt = 64
+    """Images per step."""
+    seed: int = Field(0, ge=0)
+    """Of the first weights, the order of images, augmentation and stochastic depth."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the forward and backward pass; weights stay float32. auto: bfloat16 where the machine computes in it."""
+    evaluate_every: PositiveInt | None = None
+    """Steps between evaluations on the validation split. Default: 10 evaluations, and at most one an epoch."""
+    save_every: PositiveInt | None = None
+    """Steps between checkpoints. Default: with each evaluation."""
+    keep_checkpoints: PositiveInt = 2
+    """How many checkpoints to keep, the newest."""
+    log_every: PositiveInt | None = None
+    """Steps between lines of metrics.jsonl. Default: 200 lines in the run."""
+    tensorboard: bool = False
+    """Write TensorBoard files to the run's folder tensorboard too (needs coatnet[tensorboard])."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        given = [name for name in ("steps", "epochs", "time") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both set the length of the run; give one of them")
+        return self
+
+
+class TrainConfig(Frozen):
+    """One run, whole: what `coatnet train` stores in config.json and `coatnet resume` reads."""
+
+    format: Literal[1] = 1
+    """Version of this file's form."""
+    data: DataConfig
+    model: CoAtNetConfig
+    preprocess: Preprocess
+    augmentation: AugmentationConfig = AugmentationConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    run: RunConfig = RunConfig()
+    class_names: tuple[str, ...]
+    """In the order of the logits."""
+    choices: tuple[str, ...] = ()
+    """What a recipe chose, and why: one line each, for people."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if all(getattr(self.run, name) is None for name in ("steps", "epochs", "time")):
+            raise ValueError("the length of the run is not set; give steps, epochs or time")
+        if len(self.class_names) != self.model.num_classes:
+            raise ValueError(f"{len(self.class_names)} class names for {self.model.num_classes} classes")
+        if self.run.batch_size % 2 and (self.augmentation.mixup or self.augmentation.cutmix):
+            raise ValueError(
+                f"batch_size {self.run.batch_size} is odd, but mixup and cutmix pair images; make it even, or set both to 0"
+            )
+        return self
+
+
+def lay_over(config: TrainConfig, **flags: dict[str, Any]) -> TrainConfig:
+    """A config with the values that a user gave laid over what a recipe returned, validated anew.
+
+    Args:
+        config: the recipe's.
+        flags: for each part of the config, as `run`, the values given; a length replaces the recipe's length.
+    """
+    changed: dict[str, Any] = {}
+    for part, values in flags.items():
+        unset = {"steps": None, "epochs": None, "time": None} if _LENGTHS & values.keys() else {}
+        changed[part] = getattr(config, part).replace(**{**unset, **values})
+    return config.replace(**changed)
+
+
+_LENGTHS = frozenset({"steps", "epochs", "time"})

@@ -1,0 +1,139 @@
+"""Recipes: functions that look at the data and return a whole TrainConfig, with the reasons of each choice."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from coatnet.data.augmentation import AugmentationConfig
+from coatnet.data.images import ImageError, decode
+from coatnet.data.preprocess import Preprocess
+from coatnet.data.sources import DataConfig, Source, open_data
+from coatnet.errors import DataError
+from coatnet.model.family import member
+from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig
+
+SAMPLED = 64
+"""Images looked at to tell size and colour: enough for a median, decoded in well under a second."""
+
+
+class Look(NamedTuple):
+    """What a glance at some training images tells."""
+
+    side: int
+    """Median shorter side, pixels."""
+    grey: bool
+    """No image has colour."""
+    oblong: bool
+    """Most are at least a quarter longer than wide, or the other way."""
+
+
+def small_data(
+    data: str | DataConfig, *, model: str | None = None, image_size: int | None = None, batch_size: int | None = None
+) -> TrainConfig:
+    """Train from scratch on some hundred to some hundred thousand images, on a laptop or on a GPU.
+
+    Member, image size, batch and length follow from the data; each choice can be overruled, and is said in `choices`.
+
+    Args:
+        data: a path, "digits", or a DataConfig.
+        model: a member's name instead of the choice.
+        image_size: height and width in pixels instead of the choice.
+        batch_size: images per step instead of the choice.
+
+    Raises:
+        DataError: the data cannot be read.
+        ConfigError: there is no such model, or it cannot work at this size.
+    """
+    config = data if isinstance(data, DataConfig) else DataConfig(path=data)
+    splits = open_data(config)
+    num_images, look = len(splits.train), _look(splits.train)
+    choices = [
+        f"data: {num_images} images to train on, {len(splits.val)} to validate, "
+        f"{len(splits.test) if splits.test else 'none'} to test; {len(splits.train.class_names)} classes",
+    ]
+    choices += splits.notes
+    name, reason = (model, "as asked") if model else _choose_member(num_images, look, image_size)
+    choices.append(f"model: {name}, {reason}")
+    network = member(name).replace(num_classes=len(splits.train.class_names))
+    if image_size is not None:
+        network = network.replace(image_size=image_size)
+    choices.append(f"image size: {network.image_size} px, {'as asked' if image_size else 'what this model is made for'}")
+    resize = "crop" if look.side <= network.image_size * 1.5 and not look.oblong else "stretch"
+    preprocess = _preprocess(network.image_size, resize)
+    choices.append(f"resize: {resize}, {'the images are nearly square' if resize == 'crop' else 'nothing is cut off'}")
+    augmentation = _augmentation(network.image_size, look, num_images)
+    flip = "on, the images have colour" if augmentation.horizontal_flip else "off, grey images are often signs or text"
+    choices.append(f"horizontal flip: {flip}")
+    batch, reason = (batch_size, "as asked") if batch_size else _choose_batch(num_images)
+    choices.append(f"batch: {batch} images, {reason}")
+    epochs = _choose_epochs(num_images)
+    choices.append(f"length: {epochs} epochs unless another is asked for; fewer images need more passes")
+    return TrainConfig(
+        data=config,
+        model=network.replace(stochastic_depth=0.1),
+        preprocess=preprocess,
+        augmentation=augmentation,
+        optimizer=OptimizerConfig(learning_rate=1e-3 * (batch / 64) ** 0.5, ema=0.999),
+        run=RunConfig(epochs=epochs, batch_size=batch),
+        class_names=splits.train.class_names,
+        choices=tuple(choices),
+    )
+
+
+def _look(source: Source) -> Look:
+    """Decode some images, spread over the source."""
+    sides, oblong, grey = [], [], True
+    for index in np.unique(np.linspace(0, len(source) - 1, SAMPLED).astype(int)):
+        try:
+            image = decode(source.read(int(index)))
+        except ImageError:
+            continue
+        height, width = image.shape[:2]
+        sides.append(min(height, width))
+        oblong.append(max(height, width) >= 1.25 * min(height, width))
+        grey = grey and bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
+    if not sides:
+        raise DataError(
+            f"none of {SAMPLED} training images could be read", "coatnet reads JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF"
+        )
+    return Look(int(np.median(sides)), grey, sum(oblong) > len(oblong) / 2)
+
+
+def _choose_member(num_images: int, look: Look, image_size: int | None) -> tuple[str, str]:
+    side = image_size or look.side
+    size = 32 if side <= 48 else 64 if side <= 112 else 128
+    kind = "small" if num_images >= 100_000 else "mini"
+    reason = f"images are {look.side} px and {num_images} are {'enough' if kind == 'small' else 'few'}"
+    return f"coatnet_{kind}_{size}", reason
+
+
+def _preprocess(image_size: int, resize: Any) -> Preprocess:
+    return Preprocess(
+        image_size=(image_size, image_size), resize=resize, crop_fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
+    )
+
+
+def _augmentation(image_size: int, look: Look, num_images: int) -> AugmentationConfig:
+    small = image_size <= 32
+    return AugmentationConfig(
+        horizontal_flip=not look.grey,
+        crop_padding=4 if small and not look.grey else 0,
+        rotation=0.0 if small and not look.grey else 15.0,
+        translation=0.0 if small and not look.grey else 0.1,
+        zoom=(1.0, 1.0) if small and not look.grey else (0.85, 1.2),
+        color_jitter=0.0 if small or look.grey else 0.2,
+        label_smoothing=0.1,
+    )
+
+
+def _choose_batch(num_images: int) -> tuple[int, str]:
+    if num_images < 10_000:
+        return 64, "so that few images still make many steps"
+    return 128, "many images"
+
+
+def _choose_epochs(num_images: int) -> int:
+    """40 at 2,000 images, fewer for more: 18 at 50,000, at least 10; up to 100 for very few."""
+    return int(np.clip(round(40 * (2000 / num_images) ** 0.25), 10, 100))
