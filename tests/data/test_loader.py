@@ -155,7 +155,7 @@ def test_a_killed_worker_is_an_error_and_not_a_hang():
     import multiprocessing
 
     multiprocessing.active_children()[0].kill()
-    with pytest.raises(ResourceError, match="died or does not answer at step"):
+    with pytest.raises(ResourceError, match=r"died at step \d+ \(exit code -9\)"):
         list(batches)
 
 
@@ -221,3 +221,13 @@ assert sum(len(batch.indices) for batch in evaluation_batches(source, Preprocess
 """
     finished = subprocess.run([sys.executable, "-W", "error", "-c", code], check=False, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
+
+
+def test_augmentation_is_drawn_anew_for_every_position():
+    plain = sample_source(1, size=(32, 32))
+    images = [
+        image.numpy().tobytes()
+        for batch in stream(plain, AugmentationConfig(rotation=30)).batches(0, 4)
+        for image in batch.images
+    ]
+    assert len(set(images)) == 32

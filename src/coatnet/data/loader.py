@@ -4,13 +4,13 @@ torch is imported by `TrainingStream` only; `evaluation_batches` does without.
 """
 
 import os
-import signal
-import warnings
+import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ from coatnet.data.images import ImageError, ImageLimits
 from coatnet.data.preparation import Preparation, Prepared
 from coatnet.data.preprocess import Preprocess
 from coatnet.data.samples import Source
-from coatnet.errors import DataError, ResourceError
+from coatnet.data.workers import prepared_by_workers
+from coatnet.errors import DataError
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 _DEFAULT_LIMITS = ImageLimits()
 # More processes than this are rarely kept busy by one device, and each holds batches in memory.
 _MOST_WORKERS = 8
-# A batch that takes longer hangs on a file system that does not answer.
-_WORKER_TIMEOUT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -136,47 +135,18 @@ class TrainingStream:
         """
         import torch
 
-        for step, prepared in self._prepared(range(start_step, stop_step)):
-            new = self._report(prepared.unreadable)
-            if prepared.failure:
-                raise DataError(prepared.failure, hint="Check that the images are image files.")
-            yield Batch(torch.as_tensor(prepared.images), torch.as_tensor(prepared.labels), step, new)
+        steps = range(start_step, stop_step)
+        with closing(self._prepared(steps)) as all_prepared:
+            for step, prepared in zip(steps, all_prepared, strict=True):
+                new = self._report(prepared.unreadable)
+                if prepared.failure:
+                    raise DataError(prepared.failure, hint="Check that the images are image files.")
+                yield Batch(torch.from_numpy(prepared.images), torch.from_numpy(prepared.labels), step, new)
 
-    def _prepared(self, steps: range) -> "Iterator[tuple[int, Prepared]]":
-        if self.workers == 0 or not steps:
-            for step in steps:
-                yield step, self._preparation[step]
-            return
-        from torch.utils.data import DataLoader
-
-        with warnings.catch_warnings():
-            # Of more workers than cores, which the user asked for, and of forking a process with threads: the workers
-            # touch nothing that a thread of ours could hold, and forking shares the decoded images.
-            warnings.simplefilter("ignore")
-            loader: Iterator[Prepared] = iter(
-                DataLoader(
-                    self._preparation,  # type: ignore[arg-type]
-                    batch_size=None,
-                    sampler=steps,
-                    num_workers=self.workers,
-                    collate_fn=_as_tensors,
-                    worker_init_fn=_ignore_signals,
-                    multiprocessing_context="fork" if os.uname().sysname == "Linux" else None,
-                    timeout=_WORKER_TIMEOUT_SECONDS,
-                )
-            )
-        for step in steps:
-            try:
-                prepared = next(loader)
-            except RuntimeError as error:
-                if "DataLoader" not in str(error) or "Caught" in str(error):
-                    raise
-                raise ResourceError(
-                    f"A process that prepares images died or does not answer at step {step}: "
-                    f"{str(error).splitlines()[0]}",
-                    hint="It may have run out of memory; try fewer workers, or workers 0.",
-                ) from error
-            yield step, prepared
+    def _prepared(self, steps: range) -> Generator[Prepared, None, None]:
+        if self.workers == 0:
+            return (self._preparation[step] for step in steps)
+        return prepared_by_workers(self._preparation, steps, self.workers)
 
     def _report(self, found: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
         known = set(self.unreadable)
@@ -250,18 +220,5 @@ def default_threads() -> int:
 
 
 def default_workers() -> int:
-    """One core is left to the training process itself: 0 on one core, 1 on two, at most 8."""
-    return min(_MOST_WORKERS, default_threads() - 1)
-
-
-def _as_tensors(item: Any) -> Any:
-    """Tensors travel from a worker in shared memory, arrays would be copied through a pipe."""
-    import torch
-
-    return replace(item, images=torch.from_numpy(item.images), labels=torch.from_numpy(item.labels))
-
-
-def _ignore_signals(_: int) -> None:
-    """A signal to the whole group is for the training process, which ends its workers itself once it has saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """One core is left to the training process itself: 0 on one core, 1 on two, at most 8; 0 outside Linux."""
+    return min(_MOST_WORKERS, default_threads() - 1) if sys.platform == "linux" else 0
