@@ -231,3 +231,26 @@ def test_augmentation_is_drawn_anew_for_every_position():
         for image in batch.images
     ]
     assert len(set(images)) == 32
+
+
+@pytest.mark.parametrize("ending", ["pass", "os.kill(os.getpid(), 9)"])
+def test_workers_are_gone_when_the_process_is(ending):
+    code = f"""
+import multiprocessing, os
+from coatnet.data.augmentation import AugmentationConfig
+from coatnet.data.loader import TrainingStream
+from coatnet.data.preprocess import Preprocess
+from coatnet.data.sources import DataConfig, open_data
+source = open_data(DataConfig(path="digits")).val
+stream = TrainingStream(
+    source, Preprocess(image_size=32), AugmentationConfig(), seed=0, batch_size=4, workers=2
+)
+batches = stream.batches(0, 1000)  # never closed
+next(batches)
+print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+{ending}
+"""
+    # The output is a pipe that the workers inherit: `run` returns when the last of them is gone.
+    finished = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert finished.returncode == (0 if ending == "pass" else -9)
+    assert len(finished.stdout.split()) == 2
