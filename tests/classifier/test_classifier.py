@@ -94,6 +94,9 @@ def test_pillow_images_of_every_mode_follow_the_gate(echo, photo):
     clear.putalpha(0)
     white = echo.predict(np.full_like(photo, 255))
     assert echo.predict(clear) == white
+    paletted = Image.new("P", (40, 40), 1)
+    paletted.info["transparency"] = 1
+    assert echo.predict(paletted) == white
     for mode in ("L", "P", "1", "CMYK", "YCbCr", "LA", "I", "F"):
         assert echo.predict(picture.convert(mode)).label in NAMES
     deep = Image.fromarray(np.full((40, 40), 65535, np.uint16))

@@ -23,6 +23,7 @@ COLOURS = {"red": 0, "green": 1, "blue": 2}
 
 class Means(Engine):
     def logits(self, images):
+        assert len(images) > 0
         return 9 * images.mean(axis=(2, 3))
 
 
@@ -109,6 +110,15 @@ def test_the_split_that_a_run_chose_is_taken_again(tmp_path):
     for part, expected in (("val", splits.val), ("train", splits.train)):
         assert list(find_split(config, part, splits.chosen)[0].names) == list(expected.names)
     assert len(find_split(config, "all", splits.chosen)[0]) == 60
+
+
+def test_the_chosen_val_is_not_part_of_train_where_test_is_given(tmp_path):
+    for name in ("train", "test"):
+        fill(tmp_path / name, 10)
+    config = DataConfig(path=str(tmp_path))
+    splits = open_data(config)
+    for part, expected in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
+        assert list(find_split(config, part, splits.chosen)[0].names) == list(expected.names)
 
 
 def test_a_split_of_other_images_does_not_count(tmp_path):

@@ -68,6 +68,7 @@ def test_pictures_are_inside_and_nothing_is_loaded(tmp_path, picture):
     assert ("alt", "a red square") in page.attributes
     assert {"script", "link", "iframe"} & set(page.tags) == set()
     [policy] = [value for name, value in page.attributes if name == "content" and "default-src" in value]
+    assert ("http-equiv", "Content-Security-Policy") in page.attributes
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert "http:" not in (text := (tmp_path / "a.html").read_text())
     assert "https:" not in text

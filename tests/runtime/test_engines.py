@@ -53,6 +53,23 @@ def test_weights_are_channels_last_and_logits_carry_no_gradient(module, images):
     assert all(parameter.grad is None for parameter in module.parameters())
 
 
+def test_what_a_module_caches_here_can_be_trained_on_later():
+    class Caching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(5, 3))
+            self.cached = None
+
+        def forward(self, x):
+            self.cached = x.mean(dim=(2, 3)) if self.cached is None else self.cached
+            return self.cached @ self.weight.T
+
+    module = Caching()
+    TorchEngine(module, device="cpu").logits(np.ones((2, 3, 4, 4), np.float32))
+    module(torch.ones(2, 3, 4, 4)).sum().backward()
+    assert module.weight.grad is not None
+
+
 def test_bfloat16_is_close_but_not_equal(module, images):
     exact = TorchEngine(module, device="cpu").logits(images)
     rounded = TorchEngine(module, device="cpu", precision="bfloat16").logits(images)

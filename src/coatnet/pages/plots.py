@@ -66,7 +66,8 @@ def curves(path: Path, losses: Sequence[Series], rates: Sequence[Series] = ()) -
     panels[-1].set_xlabel("step")
     for panel in panels:
         if panel.lines:
-            panel.legend(frameon=False)
+            for text in panel.legend(frameon=False).get_texts():
+                text.set_parse_math(False)
     _write(figure, path)
 
 
@@ -149,7 +150,7 @@ def mosaic(path: Path, images: Sequence[NDArray[np.uint8]], captions: Sequence[s
     rows = ceil(len(images) / columns)
     num_lines = max(caption.count("\n") + 1 for caption in captions)
     figure = _figure(1.75 * max(columns, 3), (1.75 + 0.18 * num_lines) * rows + 0.4)
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(title, fontsize=12, parse_math=False)
     for position, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
