@@ -90,11 +90,13 @@ def test_more_images_than_a_batch_keep_their_order(echo):
 
 def test_pillow_images_of_every_mode_follow_the_gate(echo, photo):
     picture = Image.fromarray(photo)
-    clear = picture.convert("RGBA")
+    clear = Image.new("RGBA", (40, 40), "red")
     clear.putalpha(0)
     white = echo.predict(np.full_like(photo, 255))
     assert echo.predict(clear) == white
     paletted = Image.new("P", (40, 40), 1)
+    paletted.putpalette([0, 0, 0, 255, 0, 0])
+    assert echo.predict(paletted) != white
     paletted.info["transparency"] = 1
     assert echo.predict(paletted) == white
     for mode in ("L", "P", "1", "CMYK", "YCbCr", "LA", "I", "F"):

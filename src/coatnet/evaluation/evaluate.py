@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from coatnet.classifier import Classifier
 from coatnet.data.loader import EvaluationBatch, evaluation_batches
-from coatnet.data.sources import DataConfig, Source, SplitRecord, _find, open_data, open_unsplit
+from coatnet.data.sources import DataConfig, Source, SplitRecord, find_parts, open_data, open_unsplit
 from coatnet.data.splitting import apply_split
 from coatnet.errors import DataError, ModelFileError, Stopped
 from coatnet.evaluation.metrics import Answers, Evaluation, rate
@@ -101,7 +101,7 @@ def find_split(config: DataConfig, split: Split | None = None, record: SplitReco
     Raises:
         DataError: no such data or split.
     """
-    parts = dict(_find(config).parts)
+    parts = dict(find_parts(config).parts)
     if config.path == "digits" and record is None:
         record = open_data(config).chosen
     pool = parts.get("all", parts.get("train"))
