@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from coatnet.model.weights import save_weights
 
 from coatnet.classifier import Classifier
 from coatnet.classifier import fingerprint as fingerprints
@@ -15,6 +14,7 @@ from coatnet.data.preprocess import Preprocess
 from coatnet.errors import ConfigError, ModelFileError, QualityError
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import create_model
+from coatnet.model.weights import save_weights
 from coatnet.runtime.engines import Engine
 
 NAMES = ("rose", "tulip", "daisy & <co>")
@@ -50,6 +50,7 @@ def test_what_is_saved_comes_back(folder, classifier):
     np.testing.assert_allclose(loaded.logits(image[None]), classifier.logits(image[None]), rtol=1e-4, atol=1e-5)
     assert sorted(path.name for path in folder.iterdir()) == sorted((WEIGHTS, *JSON_FILES, CARD))
     assert list(folder.parent.iterdir()) == [folder]
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # who may read one file may read all
 
 
 def test_bfloat16_is_only_for_the_answers(folder):

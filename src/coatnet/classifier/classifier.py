@@ -3,6 +3,7 @@
 Importing this file imports no torch.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +163,7 @@ class Classifier:
             whole = proof.replace(sha256=sha256(fresh / WEIGHTS))
             Contents(config=config, preprocess=self.preprocess, labels=self.class_names, fingerprint=whole).write(fresh)
             (fresh / CARD).write_text(model_card(config, self.preprocess, self.class_names), encoding="utf-8")
+            shutil.copymode(fresh / CARD, fresh / WEIGHTS)  # safetensors lets only the owner read
 
         replace_folder(Path(folder).absolute(), write)
 
@@ -183,9 +185,8 @@ class Classifier:
         problem = _name_problem(contents.labels, contents.config.num_classes)
         if problem:
             raise ModelFileError(f"{folder / 'labels.json'}: {problem}")
-        from coatnet.model.weights import load_weights
-
         from coatnet.model.family import create_model
+        from coatnet.model.weights import load_weights
 
         model = create_model(contents.config)
         load_weights(model, folder / WEIGHTS)
