@@ -6,15 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coatnet.data.images import decode
-from coatnet.data.sources import open_unsplit
 from coatnet.evaluation.metrics import Answers, rate
 from coatnet.training.report import (
     MOSAIC_SIZE,
     ReportText,
     Sample,
     mosaic_positions,
-    mosaic_samples,
     per_cent,
     write_report,
 )
@@ -57,19 +54,6 @@ def test_mosaics_hold_the_surest_mistakes_and_the_surest_and_least_sure_hits(eva
     assert positions["sure"] == [i for i in by_hand if right[i]][:4]
     assert positions["unsure"] == [i for i in reversed(by_hand) if right[i]][:4]
     assert len(mosaic_positions(evaluation)["sure"]) == MOSAIC_SIZE
-
-
-def test_samples_are_the_images_that_were_scored():
-    source = open_unsplit("digits").subset(range(100, 160))
-    generator = np.random.default_rng(0)
-    logits = generator.normal(size=(60, 10)) + 3 * np.eye(10)[source.labels]
-    order = generator.permutation(60)  # answers need not come in the order of the source
-    names = [source.names[index] for index in order]
-    found = rate(Answers.of_logits(logits[order], source.labels[order], names), source.class_names)
-    samples = mosaic_samples(found, source)
-    assert len(samples) > 12
-    for sample in samples:
-        np.testing.assert_array_equal(sample.image, decode(source.read(order[sample.position])))
 
 
 def test_the_report_says_what_the_evaluation_says(tmp_path, evaluation):

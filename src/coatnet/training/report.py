@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coatnet.data.images import decode
-from coatnet.data.samples import Source
 from coatnet.evaluation.metrics import Evaluation
 from coatnet.pages.page import Picture, Section, Table, write_page
 from coatnet.pages.plots import LABELLED, Series, confusion, curves, mosaic, reliability
@@ -73,16 +71,6 @@ def mosaic_positions(evaluation: Evaluation, count: int = MOSAIC_SIZE) -> dict[s
     return {name: found[:count].tolist() for name, found in positions.items()}
 
 
-def mosaic_samples(evaluation: Evaluation, source: Source) -> list[Sample]:
-    """The images of the mosaics, decoded again from the source that was scored."""
-    index_of = {name: index for index, name in enumerate(source.names)}
-    positions = {position for found in mosaic_positions(evaluation).values() for position in found}
-    return [
-        Sample(position=position, image=decode(source.read(index_of[evaluation.answers.names[position]])))
-        for position in sorted(positions)
-    ]
-
-
 def write_report(
     folder: Path,
     metrics: Sequence[Mapping[str, Any]],
@@ -97,7 +85,7 @@ def write_report(
         metrics: lines of metrics.jsonl, steps increasing. Training: `step`, `loss`, `images_per_second`, ...;
             evaluations also hold `evaluation` (the split), and `top1`, `top5` as fractions.
         evaluation: the final scores.
-        samples: images for the mosaics, as `mosaic_samples` gives them; one that is missing is left out.
+        samples: images for the mosaics, those of `mosaic_positions`; one that is missing is left out.
         text: the words.
 
     Returns:
