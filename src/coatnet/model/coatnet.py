@@ -25,9 +25,7 @@ class Stem(nn.Module):
     def __init__(self, config: CoAtNetConfig) -> None:
         super().__init__()
         width, bias = config.stem_width, config.stem_bias
-        self.reduce = nn.Conv2d(
-            config.input_channels, width, 3, stride=config.stem_stride, padding=1, bias=bias
-        )
+        self.reduce = nn.Conv2d(config.input_channels, width, 3, stride=config.stem_stride, padding=1, bias=bias)
         self.norm = convolution_norm(config, width)
         self.activation = activation(config)
         self.mix = nn.Conv2d(width, width, 3, padding=1, bias=bias)
@@ -132,9 +130,7 @@ def _stage(config: CoAtNetConfig, stage: Stage, input_width: int, grid: tuple[in
         width_in = input_width if index == 0 else stage.width
         stride = stage.stride if index == 0 else 1
         if stage.block == "C":
-            blocks.append(
-                MBConv(config, input_width=width_in, width=stage.width, stride=stride, drop_rate=drop_rate)
-            )
+            blocks.append(MBConv(config, input_width=width_in, width=stage.width, stride=stride, drop_rate=drop_rate))
         else:
             blocks.append(
                 TransformerBlock(

@@ -26,7 +26,7 @@ class Stage(Frozen):
     stride: Literal[1, 2] = 2
     """Down-sampling in the first block; the paper halves in every stage."""
     continues: bool = False
-    """True: belongs to the same stage as the one before, as the attention half of S3 in CoAtNet-6 and -7 (Table 12)."""
+    """Belongs to the same stage as the one before, as the attention half of S3 in CoAtNet-6 and -7 (Table 12)."""
 
 
 class CoAtNetConfig(Frozen):
@@ -81,7 +81,8 @@ class CoAtNetConfig(Frozen):
     def _check(self) -> Self:
         if self.stem == "conv" and self.stages[0].block != "C":
             raise ValueError(
-                f"layout {self.layout} starts with attention; S1 always convolves (or use layout 'ViT', whose stem is a patch)"
+                f"layout {self.layout} starts with attention; S1 always convolves "
+                "(or use layout 'ViT', whose stem is a patch)"
             )
         for index, (before, after) in enumerate(itertools.pairwise(self.stages)):
             if before.block == "T" and after.block == "C":
@@ -93,7 +94,8 @@ class CoAtNetConfig(Frozen):
         for index, stage in enumerate(self.stages):
             if stage.block == "T" and stage.width % self.head_size:
                 raise ValueError(
-                    f"stages[{index}].width {stage.width} is not a multiple of head_size {self.head_size}; change one of the two"
+                    f"stages[{index}].width {stage.width} is not a multiple of head_size {self.head_size}; "
+                    "change one of the two"
                 )
         return self
 
@@ -144,7 +146,7 @@ class CoAtNetConfig(Frozen):
                 "ViT" for a patch stem and transformer blocks only (ViT_REL of section 2.2).
             depths: blocks of the stem and of each letter, as (2, 2, 3, 5, 2); for "ViT" only the number of blocks.
             widths: channels of the stem and of each letter; for "ViT" only the width.
-            strides: of the stem and of each letter, 2 everywhere if not given; for "ViT" only the patch, 16 if not given.
+            strides: of the stem and of each letter, 2 if not given; for "ViT" only the patch, 16 if not given.
             choices: any other field of the config.
 
         Raises:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from coatnet.model.coatnet import CoAtNet
 
 
-def _member(depths: tuple[int, ...], widths: tuple[int, ...], layout: str = "CCTT", head_size: int = 32) -> CoAtNetConfig:
+def _member(
+    depths: tuple[int, ...], widths: tuple[int, ...], layout: str = "CCTT", head_size: int = 32
+) -> CoAtNetConfig:
     return CoAtNetConfig.from_layout(layout, depths, widths, head_size=head_size)
 
 
@@ -72,7 +74,9 @@ def member(name: str) -> CoAtNetConfig:
     """
     if name not in FAMILY:
         near = difflib.get_close_matches(name, FAMILY, n=3, cutoff=0.4) or list(FAMILY)[:3]
-        raise ConfigError(f"there is no model {name!r}; did you mean {', '.join(near)}?", "coatnet models lists them all")
+        raise ConfigError(
+            f"there is no model {name!r}; did you mean {', '.join(near)}?", "coatnet models lists them all"
+        )
     return FAMILY[name]
 
 

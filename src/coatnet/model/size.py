@@ -1,7 +1,7 @@
 """Parameters and multiply-adds of a config, counted from its numbers alone: no network is built, no torch imported.
 
-Multiply-adds follow the paper's convention for its own terms: convolutions, dense layers, and both products of attention
-(QK^T and AV); element-wise work is not counted (paper 8.1 explains the 1 to 3.5 % by which the printed FLOPs are larger).
+Multiply-adds are those of convolutions, dense layers and both products of attention (QK^T and AV). Element-wise work is
+not counted; the paper's tables seem to count some of it, they print 1 to 3.5 % more.
 """
 
 from __future__ import annotations

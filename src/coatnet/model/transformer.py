@@ -24,7 +24,7 @@ class TransformerBlock(nn.Module):
         drop_rate: stochastic depth of each branch.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (keyword-only: each is one property of the block)
         self,
         config: CoAtNetConfig,
         *,

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -65,15 +64,21 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
 
 
 def _mismatch(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], origin: str) -> str:
-    shapes = [f"{name} {found[name]} for {expected[name]}" for name in sorted(expected.keys() & found.keys())
-              if expected[name] != found[name]]
+    shapes = [
+        f"{name} {found[name]} for {expected[name]}"
+        for name in sorted(expected.keys() & found.keys())
+        if expected[name] != found[name]
+    ]
     kinds = {
         "in the file only": sorted(found.keys() - expected.keys()),
         "in the model only": sorted(expected.keys() - found.keys()),
         "of another shape": shapes,
     }
-    parts = [f"{kind} ({len(names)}): {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}"
-             for kind, names in kinds.items() if names]
+    parts = [
+        f"{kind} ({len(names)}): {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}"
+        for kind, names in kinds.items()
+        if names
+    ]
     return f"the weights of {origin} do not fit the model; {'; '.join(parts)}"
 
 
@@ -149,6 +154,6 @@ def _convert(name: str, tensor: Tensor, config: CoAtNetConfig) -> tuple[str, Ten
     if tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
         tensor = tensor[:, :, 0, 0]
     if ours.endswith("query_key_value"):
-        by_head = tensor.unflatten(0, (-1, 3, config.head_size))
+        by_head = tensor.reshape(-1, 3, config.head_size, *tensor.shape[1:])
         tensor = by_head.transpose(0, 1).flatten(0, 2)
     return f"{ours}.{kind}", tensor

@@ -1,4 +1,4 @@
-"""What a run does: TrainConfig and its parts. Imports no torch. The docstrings under the fields are the command's help."""
+"""What a run does: TrainConfig and its parts; imports no torch. The fields' docstrings are the command's help."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RunConfig(Frozen):
     epochs: PositiveFloat | None = None
     """Length of the run in passes over the training images; turned into steps when the run starts."""
     time: Annotated[PositiveFloat | None, BeforeValidator(parse_duration)] = None
-    """Length of the run as a duration, as 90s, 30m or 2h; turned into steps from some timed ones when the run starts."""
+    """Length of the run as 90s, 30m or 2h; turned into steps from some timed ones when the run starts."""
     batch_size: PositiveInt = 64
     """Images per step."""
     seed: int = Field(0, ge=0)
@@ -110,7 +110,8 @@ class TrainConfig(Frozen):
             raise ValueError(f"{len(self.class_names)} class names for {self.model.num_classes} classes")
         if self.run.batch_size % 2 and (self.augmentation.mixup or self.augmentation.cutmix):
             raise ValueError(
-                f"batch_size {self.run.batch_size} is odd, but mixup and cutmix pair images; make it even, or set both to 0"
+                f"batch_size {self.run.batch_size} is odd, but mixup and cutmix pair images; "
+                "make it even, or set both to 0"
             )
         return self
 

@@ -59,7 +59,9 @@ def small_data(
     network = member(name).replace(num_classes=len(splits.train.class_names))
     if image_size is not None:
         network = network.replace(image_size=image_size)
-    choices.append(f"image size: {network.image_size} px, {'as asked' if image_size else 'what this model is made for'}")
+    choices.append(
+        f"image size: {network.image_size} px, {'as asked' if image_size else 'what this model is made for'}"
+    )
     resize = "crop" if look.side <= network.image_size * 1.5 and not look.oblong else "stretch"
     preprocess = _preprocess(network.image_size, resize)
     choices.append(f"resize: {resize}, {'the images are nearly square' if resize == 'crop' else 'nothing is cut off'}")
@@ -110,9 +112,8 @@ def _choose_member(num_images: int, look: Look, image_size: int | None) -> tuple
 
 
 def _preprocess(image_size: int, resize: Any) -> Preprocess:
-    return Preprocess(
-        image_size=(image_size, image_size), resize=resize, crop_fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
-    )
+    side = (image_size, image_size)
+    return Preprocess(image_size=side, resize=resize, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
 def _augmentation(image_size: int, look: Look, num_images: int) -> AugmentationConfig:

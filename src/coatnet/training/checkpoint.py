@@ -1,0 +1,168 @@
+"""Checkpoints that survive a crash at any moment: written beside, proved by a manifest, moved into place whole.
+
+Protocol: fill `step-N.tmp`, sync each file, write `manifest.json` with every sha256 last, sync the folder, rename,
+sync the parent, and only then remove older ones. A folder counts only if its manifest agrees with its files.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from coatnet.errors import ModelFileError, ResourceError
+
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"step-(\d{9})")
+
+
+@dataclass
+class TrainingState:
+    """Everything that a step changes."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: ModelEmaV3 | None
+    step: int = 0
+    """Steps done."""
+    best: float = 0.0
+    """Best validation accuracy so far, a fraction; for people, nothing is chosen by it."""
+    seconds: float = 0.0
+    """Spent in this run so far, all its parts together."""
+
+
+def save_checkpoint(state: TrainingState, folder: Path, keep: int) -> Path:
+    """Write a checkpoint and remove all but the newest `keep`.
+
+    Args:
+        state: what to save.
+        folder: the run's folder of checkpoints.
+        keep: how many stay.
+
+    Raises:
+        ResourceError: the disk is full; older checkpoints are untouched.
+    """
+    target = folder / f"step-{state.step:09d}"
+    if target.exists() and _is_whole(target):
+        return target
+    fresh = folder / f"{target.name}.tmp"
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        _write(state, fresh)
+        fresh.rename(target)
+        _sync(folder)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ResourceError(
+            f"no room for the checkpoint {target}: {error.strerror}",
+            f"free some space, then: coatnet resume {folder.parent}",
+        ) from None
+    for old in list(_newest_first(folder))[keep:]:
+        shutil.rmtree(old)
+    return target
+
+
+def load_newest(state: TrainingState, folder: Path) -> list[str]:
+    """Set `state` from the newest whole checkpoint, if there is any.
+
+    Returns:
+        One line for each damaged checkpoint that was passed over.
+
+    Raises:
+        ModelFileError: there are checkpoints, and all are damaged.
+    """
+    damaged: list[str] = []
+    for candidate in _newest_first(folder):
+        if _is_whole(candidate):
+            _read(state, candidate)
+            return damaged
+        damaged.append(f"{candidate} is damaged and was passed over")
+    if damaged:
+        raise ModelFileError(f"every checkpoint in {folder} is damaged", "start the run again with --overwrite")
+    return []
+
+
+def _newest_first(folder: Path) -> Iterator[Path]:
+    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return iter(sorted(found, reverse=True))
+
+
+def _write(state: TrainingState, folder: Path) -> None:
+    moments, scalars = _flatten(state.optimizer)
+    files = {"model.safetensors": dict(state.model.state_dict()), "optimizer.safetensors": moments}
+    if state.ema:
+        files["ema.safetensors"] = dict(state.ema.module.state_dict())
+    for name, tensors in files.items():
+        # Contiguous, because safetensors keeps no strides.
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, folder / name)
+    numbers = {"step": state.step, "best": state.best, "seconds": state.seconds, "optimizer": scalars}
+    (folder / "state.json").write_text(json.dumps(numbers))
+    digests = {}
+    for path in sorted(folder.iterdir()):
+        _sync(path)
+        digests[path.name] = _sha256(path)
+    (folder / MANIFEST).write_text(json.dumps(digests, indent=1))
+    _sync(folder / MANIFEST)
+    _sync(folder)
+
+
+def _read(state: TrainingState, folder: Path) -> None:
+    state.model.load_state_dict(load_file(folder / "model.safetensors"))
+    if state.ema:
+        state.ema.module.load_state_dict(load_file(folder / "ema.safetensors"))
+    numbers = json.loads((folder / "state.json").read_text())
+    _unflatten(state.optimizer, load_file(folder / "optimizer.safetensors"), numbers["optimizer"])
+    state.step, state.best, state.seconds = numbers["step"], numbers["best"], numbers["seconds"]
+
+
+def _flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The optimizer's tensors by "number.name", and what else it holds."""
+    whole = optimizer.state_dict()
+    tensors = {f"{number}.{name}": value for number, values in whole["state"].items() for name, value in values.items()}
+    return tensors, {"param_groups": whole["param_groups"]}
+
+
+def _unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, name = key.split(".")
+        state.setdefault(int(number), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, **scalars})
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the manifest is there and agrees with every file."""
+    try:
+        digests = json.loads((folder / MANIFEST).read_text())
+        return bool(digests) and all(_sha256(folder / name) == digest for name, digest in digests.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,90 @@
+"""The folder of a run: what is where, what may be written, what a resumed run reads back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from coatnet.data.sources import DataConfig, Splits, open_data
+from coatnet.errors import ConfigError, ModelFileError
+from coatnet.evaluation.evaluate import stored_split
+from coatnet.frozen import explain
+from coatnet.training.config import TrainConfig
+
+
+class RunFolder:
+    """Paths of a run.
+
+    Args:
+        path: the folder; see `create` for a new run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.split = path / "split.json"
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.classifier = path / "classifier"
+        self.evaluation = path / "evaluation.json"
+        self.report = path / "report.html"
+
+    @classmethod
+    def create(cls, path: Path, overwrite: bool) -> RunFolder:
+        """An empty folder for a new run.
+
+        Raises:
+            ConfigError: something is there; with `overwrite`, something that is not a run.
+        """
+        folder = cls(path)
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{path} is a file, not a folder for a run", "choose another --out")
+        if folder.exists() and overwrite:
+            shutil.rmtree(path)
+        elif path.is_dir() and any(path.iterdir()):
+            hint = "choose another --out, or add --resume to go on with it or --overwrite to replace it"
+            raise ConfigError(f"{path} is not empty", hint if folder.exists() else "choose another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self.config.is_file()
+
+    def write_start(self, config: TrainConfig, splits: Splits, environment: dict[str, Any]) -> None:
+        """Store what a resumed run needs; config.json last, for it makes the folder a run."""
+        if splits.chosen:
+            self.split.write_text(splits.chosen.model_dump_json(indent=1))
+        self.environment.write_text(json.dumps(environment, indent=1))
+        fresh = self.config.with_suffix(".tmp")
+        fresh.write_text(config.model_dump_json(indent=1))
+        fresh.replace(self.config)
+
+    def read_config(self) -> TrainConfig:
+        """The config of the run.
+
+        Raises:
+            ModelFileError: no run, or its config is damaged.
+        """
+        if not self.exists():
+            raise ModelFileError(
+                f"{self.path} holds no run: config.json is not there", "give the folder that coatnet train wrote"
+            )
+        try:
+            return TrainConfig.model_validate_json(self.config.read_bytes())
+        except ValidationError as error:
+            raise ModelFileError(f"{self.config}: {explain(error)}", "restore the file, or train again") from None
+
+    def open_data(self, config: DataConfig) -> Splits:
+        """The data, split as this run split it before, if it did."""
+        return open_data(config, stored_split(self.path))
+
+    def read_environment(self) -> dict[str, Any]:
+        """What `write_start` stored."""
+        environment: dict[str, Any] = json.loads(self.environment.read_text())
+        return environment

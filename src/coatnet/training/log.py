@@ -1,0 +1,167 @@
+"""What a run says while it goes: metrics.jsonl for machines, a progress bar or plain lines for people."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from coatnet.errors import MissingPartError
+
+PLAIN_INTERVAL = 10.0
+"""Seconds between lines where there is no terminal: often enough to see life, seldom enough for a log file."""
+
+
+class Meter:
+    """Mean loss, speed and waiting since the last line.
+
+    Args:
+        batch_size: images per step.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._reset()
+
+    def add(self, loss: Tensor, waited: float, took: float) -> None:
+        """Count a step.
+
+        Args:
+            loss: scalar, still on its device.
+            waited: seconds spent waiting for the batch.
+            took: seconds of the whole step, waiting included.
+        """
+        self._losses.append(loss)
+        self._waited += waited
+        self._took += took
+
+    def line(self, step: int, learning_rate: float) -> dict[str, Any]:
+        """The line of metrics.jsonl for the steps since the last one; `wait` is a share of the time."""
+        found = {
+            "step": step,
+            "loss": float(sum(self._losses)) / len(self._losses),
+            "learning_rate": learning_rate,
+            "images_per_second": self.batch_size * len(self._losses) / self._took,
+            "wait": self._waited / self._took,
+        }
+        self._reset()
+        return found
+
+    def _reset(self) -> None:
+        self._losses: list[Tensor] = []
+        self._waited = self._took = 0.0
+
+
+class RunLog:
+    """Writes metrics.jsonl (and TensorBoard files if asked), and shows progress on standard error.
+
+    Args:
+        folder: the run folder.
+        num_steps: length of the run.
+        step: steps done already; later lines in metrics.jsonl are cut, they will be made again.
+        tensorboard: write TensorBoard files too.
+
+    Raises:
+        MissingPartError: TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path, num_steps: int, step: int, tensorboard: bool) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.num_steps = num_steps
+        self._cut_after(step)
+        self._writer = _tensorboard_writer(folder / "tensorboard", step) if tensorboard else None
+        self._console = Console(stderr=True)
+        self._progress: Progress | None = None
+        if self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:3.0f}%"))
+            self._progress = Progress(*columns, TimeRemainingColumn(), console=self._console, transient=True)
+            self._task = self._progress.add_task("starting", total=num_steps, completed=step)
+        self._first_step = step
+        self._started = self._said = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._file = self.path.open("a", encoding="utf-8")
+        if self._progress:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._progress:
+            self._progress.stop()
+        self._file.close()
+        if self._writer:
+            self._writer.close()
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl; `line` holds "step"."""
+        self._file.write(json.dumps(dict(line)) + "\n")
+        self._file.flush()
+        if self._writer:
+            split = line.get("evaluation", "train")
+            for name, value in line.items():
+                if isinstance(value, float):
+                    self._writer.add_scalar(f"{split}/{name}", value, line["step"])
+
+    def show(self, line: Mapping[str, Any], best: float) -> None:
+        """Say where the run stands: in the bar, or as a line now and then where there is no terminal.
+
+        Args:
+            line: of a `Meter`.
+            best: best validation accuracy so far, a fraction.
+        """
+        step = line["step"]
+        text = (
+            f"loss {line['loss']:.3f}  rate {line['learning_rate']:.1e}  {line['images_per_second']:,.0f} images/s  "
+            f"waiting for data {line['wait']:.0%}  best {best:.1%}"
+        )
+        if self._progress:
+            self._progress.update(self._task, completed=step, description=text)
+        elif time.monotonic() - self._said >= PLAIN_INTERVAL or step == self.num_steps:
+            self._said = time.monotonic()
+            self.say(f"step {step}/{self.num_steps}  {text}  left {self._left(step)}")
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _left(self, step: int) -> str:
+        done = step - self._first_step
+        if not done:
+            return "?"
+        seconds = (time.monotonic() - self._started) / done * (self.num_steps - step)
+        return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+
+    def _cut_after(self, step: int) -> None:
+        """Drop lines of steps that will be done again, and a line that a crash left half written."""
+        if not self.path.exists():
+            return
+        lines = read_metrics(self.path)
+        kept = [line for line in lines if line["step"] <= step]
+        fresh = self.path.with_suffix(".tmp")
+        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        fresh.replace(self.path)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _tensorboard_writer(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingPartError(
+            "tensorboard is asked for and not installed", 'pip install "coatnet[tensorboard]", or leave the flag out'
+        ) from None
+    return SummaryWriter(str(folder), purge_step=step + 1)

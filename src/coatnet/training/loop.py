@@ -1,0 +1,214 @@
+"""The one training loop: scratch, resume, later fine-tuning and study. Variants are data, not files."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from coatnet.data.loader import TrainingStream
+from coatnet.data.sources import Splits
+from coatnet.errors import Stopped
+from coatnet.evaluation.metrics import Evaluation
+from coatnet.runtime.engines import find_device
+from coatnet.training.checkpoint import load_newest, save_checkpoint
+from coatnet.training.config import TrainConfig
+from coatnet.training.folder import RunFolder
+from coatnet.training.length import Pace, is_due, resolve_length, set_pace
+from coatnet.training.log import Meter, RunLog, read_metrics
+from coatnet.training.machine import describe, keep_freed_memory
+from coatnet.training.results import report, save_classifier, take_score
+from coatnet.training.signals import StopRequestedError, StopSignal
+from coatnet.training.trainer import Trainer
+
+UNTIMED_STEPS, TIMED_STEPS = 3, 12
+"""For a time budget: steps in which caches and memory settle, and steps that are timed after them."""
+TIMED_IMAGES = 512
+"""Validation images that are timed for a time budget."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    folder: Path
+    classifier: Path
+    """The classifier folder in it."""
+    evaluation: Evaluation
+    """Final scores: on the test split, else on validation; `evaluation.split` says which."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a run works with, from start to end."""
+
+    config: TrainConfig
+    folder: RunFolder
+    splits: Splits
+    stream: TrainingStream
+    stop: StopSignal
+
+
+def train(config: TrainConfig, folder: Path | str, *, overwrite: bool = False, command: str = "") -> Run:
+    """Train from the start and write a run folder.
+
+    Args:
+        config: what to do, from a recipe.
+        folder: where to; must be empty or absent unless `overwrite`.
+        overwrite: remove the run that is there.
+        command: what the user typed, for environment.json.
+
+    Raises:
+        ConfigError: the folder is not empty.
+        DataError: the data cannot be read, or too much of it.
+        QualityError: training diverged.
+        ResourceError: out of disk.
+        Stopped: a signal came; what was done is saved.
+    """
+    device = find_device(config.run.device)
+    keep_freed_memory()
+    run_folder = RunFolder.create(Path(folder), overwrite)
+    with StopSignal() as stop:
+        try:
+            with stop.interruptible():
+                splits = run_folder.open_data(config.data)
+                stream = _stream(config, splits)
+                config = _in_steps(config, device, splits, stream)
+        except StopRequestedError:
+            raise Stopped("stopped before the first step", "nothing was written; start it again") from None
+        run_folder.write_start(config, splits, describe(device, command))
+        return _run(_Work(config, run_folder, splits, stream, stop))
+
+
+def resume(folder: Path | str) -> Run:
+    """Go on with a run that stopped: the same steps as if it had not, bit for bit on the same machine.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        ModelFileError: no run is there, or all its checkpoints are damaged.
+        CoatnetError: as `train`, for the rest.
+    """
+    run_folder = RunFolder(Path(folder))
+    config = run_folder.read_config()
+    keep_freed_memory()
+    with StopSignal() as stop:
+        try:
+            with stop.interruptible():
+                splits = run_folder.open_data(config.data)
+                stream = _stream(config, splits)
+        except StopRequestedError:
+            raise Stopped("stopped before the first step", f"coatnet resume {folder}") from None
+        return _run(_Work(config, run_folder, splits, stream, stop))
+
+
+def _run(work: _Work) -> Run:
+    """Steps, evaluations and checkpoints until the end, then what the run leaves."""
+    trainer = Trainer(work.config, find_device(work.config.run.device))
+    state, run, folder = trainer.state, work.config.run, work.folder
+    assert run.steps is not None
+    damaged = load_newest(state, folder.checkpoints)
+    with RunLog(folder.path, run.steps, state.step, run.tensorboard) as log:
+        for line in damaged:
+            log.say(line)
+        try:
+            _steps(work, trainer, log)
+            classifier = save_classifier(trainer.averaged, str(trainer.device), work.config, folder)
+            evaluation = take_score(classifier, work.splits, folder, work.stop.is_asked)
+        except (Stopped, StopRequestedError):
+            save_checkpoint(state, folder.checkpoints, run.keep_checkpoints)
+            raise Stopped(
+                f"stopped after step {state.step} of {run.steps}; everything is saved", f"coatnet resume {folder.path}"
+            ) from None
+    report(work.config, folder, work.splits, evaluation, state.seconds)
+    return Run(folder.path, folder.classifier, evaluation)
+
+
+def _steps(work: _Work, trainer: Trainer, log: RunLog) -> None:
+    """The steps that are left."""
+    state, run = trainer.state, work.config.run
+    assert run.steps
+    assert run.evaluate_every
+    assert run.save_every
+    assert run.log_every
+    meter = Meter(run.batch_size)
+    if state.step and is_due(state.step, run.evaluate_every, run.steps):
+        _evaluate(work, trainer, log)  # a stop may have come between the step and its evaluation
+    batches = work.stream.batches(state.step, run.steps)
+    while state.step < run.steps:
+        started = time.monotonic()
+        with work.stop.interruptible():
+            batch = next(batches)
+        waited = time.monotonic() - started
+        loss = trainer.step(batch)
+        meter.add(loss, waited, time.monotonic() - started)
+        if is_due(state.step, run.log_every, run.steps):
+            line = meter.line(state.step, state.optimizer.param_groups[0]["lr"])
+            log.write(line)
+            log.show(line, state.best)
+        if is_due(state.step, run.evaluate_every, run.steps):
+            _evaluate(work, trainer, log)
+        state.seconds += time.monotonic() - started
+        if is_due(state.step, run.save_every, run.steps):
+            save_checkpoint(state, work.folder.checkpoints, run.keep_checkpoints)
+        if work.stop.asked:
+            raise StopRequestedError
+
+
+def _evaluate(work: _Work, trainer: Trainer, log: RunLog) -> None:
+    """Score the validation split and log it, unless that was done before this run stopped."""
+    step = trainer.state.step
+    if any(line["step"] == step and "evaluation" in line for line in read_metrics(log.path)):
+        return
+    evaluation = trainer.evaluate(work.splits.val, "val", work.stop)
+    trainer.state.best = max(trainer.state.best, evaluation.top1)
+    log.write({"step": step, "evaluation": "val", **evaluation.summary()})
+    log.say(f"step {step}: validation accuracy {evaluation.top1:.2%}, loss {evaluation.loss:.3f}")
+
+
+def _stream(config: TrainConfig, splits: Splits) -> TrainingStream:
+    """The batches of a run."""
+    return TrainingStream(
+        splits.train,
+        config.preprocess,
+        config.augmentation,
+        seed=config.run.seed,
+        batch_size=config.run.batch_size,
+        workers=config.data.workers,
+        max_bad=config.data.max_bad,
+    )
+
+
+def _in_steps(config: TrainConfig, device: torch.device, splits: Splits, stream: TrainingStream) -> TrainConfig:
+    """The config with its length in steps and its pace set."""
+    pace = None
+    if config.run.time is not None:
+        # Any length will do for the trial, it is thrown away.
+        trial = config.replace(run=config.run.replace(time=None, steps=UNTIMED_STEPS + TIMED_STEPS))
+        pace = _measure(Trainer(trial, device), stream, splits)
+    run = set_pace(resolve_length(config.run, len(stream), pace), len(stream))
+    if config.run.steps is not None:
+        return config.replace(run=run)
+    assert run.steps is not None
+    epochs = run.steps * run.batch_size / len(stream)
+    return config.replace(run=run, choices=(*config.choices, f"length: {run.steps} steps, {epochs:.1f} epochs"))
+
+
+def _measure(trial: Trainer, stream: TrainingStream, splits: Splits) -> Pace:
+    """Time some real steps and some validation images."""
+    ends = []
+    for batch in stream.batches(0, UNTIMED_STEPS + TIMED_STEPS):
+        float(trial.step(batch))
+        ends.append(time.perf_counter())
+    sample = splits.val.subset(range(min(TIMED_IMAGES, len(splits.val))))
+    per_image = []
+    for _ in range(2):  # the first one warms up
+        started = time.perf_counter()
+        trial.evaluate(sample, "val", StopSignal())
+        per_image.append((time.perf_counter() - started) / len(sample))
+    per_step = (ends[-1] - ends[UNTIMED_STEPS - 1]) / TIMED_STEPS
+    final = splits.val if splits.test is None else splits.test
+    return Pace(per_step, per_image[1] * len(splits.val), per_image[1] * len(final))

@@ -1,0 +1,45 @@
+"""AdamW with the right parameters decayed, the schedule, the moving average: from torch and timm."""
+
+from __future__ import annotations
+
+import torch
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.utils.model_ema import ModelEmaV3
+from torch import nn
+
+from coatnet.model.attention import RelativeBias
+from coatnet.training.config import OptimizerConfig
+
+EMA_WARMUP_POWER = 0.75
+"""Growth of the average's decay, 1 - (1 + step)^-power: timm's advice for runs below a million steps."""
+
+
+def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW; biases, norms and relative tables are not decayed (the lineage's rule, paper 8.4 point 8)."""
+    tables = {module.table for module in model.modules() if isinstance(module, RelativeBias)}
+    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1 and parameter not in tables]
+    kept = [parameter for parameter in model.parameters() if parameter.ndim <= 1 or parameter in tables]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def create_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig, num_steps: int) -> CosineLRScheduler:
+    """Linear warm-up, then a cosine: a function of the step alone, through `step_update(step)`."""
+    warmup_steps = round(config.warmup * num_steps)
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=max(1, num_steps - warmup_steps),
+        lr_min=config.final_learning_rate,
+        warmup_t=warmup_steps,
+        # The first step already moves: a rate of 0 would waste it.
+        warmup_lr_init=config.learning_rate / (warmup_steps + 1),
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+
+
+def create_ema(model: nn.Module, config: OptimizerConfig) -> ModelEmaV3 | None:
+    """The moving average of weights and running statistics, its decay warmed up; None if it is off."""
+    if not config.ema:
+        return None
+    return ModelEmaV3(model, decay=config.ema, use_warmup=True, warmup_power=EMA_WARMUP_POWER)

@@ -1,0 +1,71 @@
+"""What a run leaves: the classifier, its final scores, the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from torch import nn
+
+from coatnet.classifier import Classifier
+from coatnet.data.images import decode
+from coatnet.data.sources import Source, Splits
+from coatnet.evaluation.evaluate import evaluate
+from coatnet.evaluation.metrics import Evaluation
+from coatnet.model.size import model_size
+from coatnet.runtime.engines import TorchEngine
+from coatnet.training.config import TrainConfig
+from coatnet.training.folder import RunFolder
+from coatnet.training.log import read_metrics
+from coatnet.training.report import ReportText, Sample, mosaic_positions, write_report
+
+
+def save_classifier(model: nn.Module, device: str, config: TrainConfig, folder: RunFolder) -> Classifier:
+    """Write the classifier folder."""
+    classifier = Classifier(TorchEngine(model, device), config.preprocess, config.class_names)
+    classifier.save(folder.classifier)
+    return classifier
+
+
+def take_score(
+    classifier: Classifier, splits: Splits, folder: RunFolder, should_stop: Callable[[], bool]
+) -> Evaluation:
+    """The final score, taken once: on test, else on validation. It is what `coatnet evaluate` gives."""
+    source, split = (splits.val, "val") if splits.test is None else (splits.test, "test")
+    evaluation = evaluate(classifier, source, split=split, should_stop=should_stop)  # type: ignore[arg-type]
+    folder.evaluation.write_text(json.dumps(evaluation.as_dict(), indent=1))
+    return evaluation
+
+
+def report(config: TrainConfig, folder: RunFolder, splits: Splits, evaluation: Evaluation, seconds: float) -> None:
+    """Write plots/ and report.html."""
+    source = splits.val if splits.test is None else splits.test
+    size = model_size(config.model)
+    environment = folder.read_environment()
+    text = ReportText(
+        title=f"{config.data.path}: {len(config.class_names)} classes",
+        facts={
+            "model": f"{config.model.layout}, {size.parameters / 1e6:.1f} M parameters, "
+            f"{size.multiply_adds / 1e6:,.0f} M multiply-adds at {config.model.image_size} px",
+            "data": f"{len(splits.train)} images to train on, {len(splits.val)} to validate, {len(source)} scored here",
+            "length": f"{config.run.steps} steps of {config.run.batch_size} images",
+            "duration": f"{seconds / 60:.1f} minutes",
+        },
+        choices=config.choices,
+        commands=(
+            f"coatnet predict {folder.path} photo.jpg",
+            f"coatnet evaluate {folder.path} {config.data.path}",
+        ),
+        environment={name: str(value) for name, value in environment.items()},
+    )
+    write_report(folder.path, read_metrics(folder.metrics), evaluation, _samples(source, evaluation), text)
+
+
+def _samples(source: Source, evaluation: Evaluation) -> list[Sample]:
+    """The images that the report shows, decoded again."""
+    index = {name: position for position, name in enumerate(source.names)}
+    positions = sorted({position for shown in mosaic_positions(evaluation).values() for position in shown})
+    return [
+        Sample(position=position, image=decode(source.read(index[evaluation.answers.names[position]])))
+        for position in positions
+    ]

@@ -1,0 +1,138 @@
+"""One training step, and everything that it needs."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from timm.scheduler.scheduler import Scheduler
+from torch import Tensor, nn
+
+from coatnet.data.augmentation import BatchAugmentation
+from coatnet.data.loader import Batch, evaluation_batches
+from coatnet.data.preprocess import Preprocess
+from coatnet.data.randomness import position_seed
+from coatnet.data.sources import Source
+from coatnet.errors import QualityError
+from coatnet.evaluation.evaluate import score
+from coatnet.evaluation.metrics import Evaluation
+from coatnet.model.family import create_model
+from coatnet.model.mbconv import StochasticDepth
+from coatnet.runtime.engines import Precision, TorchEngine
+from coatnet.training.checkpoint import TrainingState
+from coatnet.training.config import TrainConfig
+from coatnet.training.machine import choose_precision
+from coatnet.training.optimizer import create_ema, create_optimizer, create_schedule
+from coatnet.training.signals import StopSignal
+
+# What the seed of a step is mixed with, so that its draws have nothing in common.
+_BATCH_DRAW, _DEPTH_DRAW = 1, 2
+EVALUATION_BATCH = 256
+"""Images per forward of an evaluation: enough to fill the machine, without gradients they take little memory."""
+
+
+class Trainer:
+    """All that a step needs. Built the same way for a fresh and for a resumed run, so that both take the same steps.
+
+    Args:
+        config: the run; its length in steps.
+        device: where the network lives.
+    """
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        assert config.run.steps is not None
+        self.config = config
+        self.device = device
+        self.precision: Precision = choose_precision(config.run.precision, device)
+        torch.manual_seed(config.run.seed)
+        model = create_model(config.model).to(device).train()
+        optimizer = create_optimizer(model, config.optimizer)
+        self.state = TrainingState(model, optimizer, create_ema(model, config.optimizer))
+        self.schedule: Scheduler = create_schedule(optimizer, config.optimizer, config.run.steps)
+        self.augmentation = BatchAugmentation(config.augmentation)
+        self.normalise = Normaliser(config.preprocess, device)
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The network that is evaluated and becomes the classifier: the moving average, or the weights themselves."""
+        return self.state.ema.module if self.state.ema else self.state.model
+
+    def evaluate(self, source: Source, split: str, stop: StopSignal) -> Evaluation:
+        """Scores of the averaged network, in the precision of training.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        engine = TorchEngine(self.averaged, str(self.device), self.precision)
+        preprocess = self.config.preprocess
+        batches = evaluation_batches(source, preprocess, EVALUATION_BATCH, self.config.data.workers)
+        try:
+            return score(
+                lambda images: engine.logits(preprocess.normalized(images)),
+                source,
+                batches,
+                split=split,
+                should_stop=stop.is_asked,
+            )
+        finally:
+            self.state.model.train()
+
+    def step(self, batch: Batch) -> Tensor:
+        """Forward, backward, clip, update, average.
+
+        Returns:
+            The loss, a scalar still on the device.
+
+        Raises:
+            QualityError: loss or gradient is not finite; nothing was updated.
+        """
+        state, run = self.state, self.config.run
+        images = self.normalise(batch.images)
+        labels = batch.labels.to(self.device)
+        seed = position_seed(run.seed, batch.step)
+        images, targets = self.augmentation(
+            images, labels, self.config.model.num_classes, position_seed(seed, _BATCH_DRAW)
+        )
+        draw_stochastic_depth(state.model, len(labels), position_seed(seed, _DEPTH_DRAW), self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            logits = state.model(images)
+        loss = nn.functional.cross_entropy(logits.float(), targets)
+        state.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.config.optimizer.gradient_clip or math.inf)
+        if not torch.isfinite(norm):
+            raise QualityError(
+                f"training diverged: the gradient of step {batch.step} is not finite (loss {float(loss):.4g})",
+                "lower --learning-rate, or go on from the last checkpoint with coatnet resume",
+            )
+        self.schedule.step_update(batch.step)
+        state.optimizer.step()
+        state.step = batch.step + 1
+        if state.ema:
+            state.ema.update(state.model, step=state.step)
+        return loss.detach()
+
+
+class Normaliser:
+    """Pixels to the network's input on the device, as `Preprocess.normalized` does in NumPy."""
+
+    def __init__(self, preprocess: Preprocess, device: torch.device) -> None:
+        self.device = device
+        self.scale = (1 / (255 * torch.tensor(preprocess.std))).to(device).view(1, 3, 1, 1)
+        self.shift = (-torch.tensor(preprocess.mean) / torch.tensor(preprocess.std)).to(device).view(1, 3, 1, 1)
+
+    def __call__(self, images_BHWC: Tensor) -> Tensor:
+        """Args: images_BHWC: `(B, H, W, 3)` uint8. Returns: `(B, 3, H, W)` float32, channels-last in memory."""
+        images_BCHW = images_BHWC.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        return images_BCHW * self.scale + self.shift
+
+
+def draw_stochastic_depth(model: nn.Module, num_samples: int, seed: int, device: torch.device) -> None:
+    """Fix which samples lose which branches in the next forward: a function of the seed and the place in the batch."""
+    depths = [module for module in model.modules() if isinstance(module, StochasticDepth) and module.rate]
+    if not depths:
+        return
+    generator = torch.Generator().manual_seed(seed)
+    uniform = torch.rand(num_samples, len(depths), generator=generator).to(device)
+    for position, module in enumerate(depths):
+        module.uniform_B = uniform[:, position]
