@@ -86,7 +86,7 @@ class CoAtNet(nn.Module):
             self.stages.append(_stage(config, stage, input_width, grid, first_block))
             input_width, first_block = stage.width, first_block + stage.depth
         self.head = Head(config)
-        self.apply(_initialise)
+        self.apply(lambda module: _initialise(module, config.initialisation))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
@@ -140,11 +140,18 @@ def _stage(config: CoAtNetConfig, stage: Stage, input_width: int, grid: tuple[in
     return nn.Sequential(*blocks)
 
 
-def _initialise(module: nn.Module) -> None:
-    """Normal weights and tables, zero biases: the lineage's initialisation; the paper gives none."""
-    if isinstance(module, nn.Linear | nn.Conv2d):
-        nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, RelativeBias):
+def _initialise(module: nn.Module, scheme: str) -> None:
+    """Set the first weights of one layer; biases are zero."""
+    if isinstance(module, RelativeBias):
         nn.init.normal_(module.table, std=INITIAL_DEVIATION)
+    if not isinstance(module, nn.Linear | nn.Conv2d):
+        return
+    if scheme == "normal":
+        nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
+    elif isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+    else:  # groups of a depthwise convolution do not share outputs, which torch's own fan does not know
+        fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -35,7 +35,7 @@ class CoAtNetConfig(Frozen):
     stages: tuple[Stage, ...] = Field(min_length=1)
     """S1 to S4; a convolutional stage never follows an attention stage (paper section 2.2)."""
     stem: Literal["conv", "patch"] = "conv"
-    """conv: two 3x3 convolutions (S0 of Fig. 4). patch: one convolution of `stem_stride`, the ViT stem (section 2.2)."""
+    """conv: two 3x3 convolutions (S0, Fig. 4). patch: one convolution of `stem_stride`, the ViT stem (section 2.2)."""
     stem_width: PositiveInt = 64
     """Channels of S0 (Table 3)."""
     stem_stride: PositiveInt = 2
@@ -73,6 +73,9 @@ class CoAtNetConfig(Frozen):
     hidden_width: int | None = Field(None, ge=0)
     """Hidden dense layer with tanh before the classes. None: as wide as the last stage (what the paper's parameter
     counts demand, and the lineage's form); 0: no such layer (Fig. 4 draws none)."""
+    initialisation: Literal["normal", "fan"] = "normal"
+    """First weights. Not in the paper. normal: standard deviation 0.02, the lineage's. fan: scaled by the number of
+    inputs and outputs, timm's; short runs of small members learn much faster from it."""
     stochastic_depth: float = Field(0.0, ge=0, lt=1)
     """Probability of dropping the last block's branches for a sample, growing linearly from 0 (Table 10). Attention and
     feed-forward branches are dropped apart."""

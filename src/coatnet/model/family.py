@@ -51,6 +51,7 @@ def _small_members(name: str, depths: tuple[int, ...], widths: tuple[int, ...]) 
             gelu="erf",
             # Few steps: running statistics must follow faster than the lineage's 0.01 does (torch's default).
             batch_norm_momentum=0.1,
+            initialisation="fan",
         )
         for image_size in strides
     }
@@ -81,7 +82,7 @@ def member(name: str) -> CoAtNetConfig:
 
 
 def create_model(model: str | CoAtNetConfig, **changes: object) -> CoAtNet:
-    """A network with fresh weights, an ordinary `torch.nn.Module` whose forward takes `(B, 3, H, W)` and returns logits.
+    """A network with fresh weights: an ordinary torch module whose forward takes `(B, 3, H, W)` and returns logits.
 
     Args:
         model: the name of a member, or a config.
