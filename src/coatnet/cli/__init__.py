@@ -1,0 +1,57 @@
+"""The command line: one file per verb, imported when it is used, so that help and usage errors never wait for torch."""
+
+import os
+import sys
+
+from cyclopts import App, Parameter
+
+from coatnet.cli.errors import report
+from coatnet.version import __version__
+
+VERBS = {
+    "models": "List the members of the family with their sizes.",
+    "train": "Train a classifier from a folder of images.",
+    "resume": "Go on with a run that stopped.",
+    "evaluate": "Score a classifier on a data set.",
+    "predict": "Name what is to be seen in images.",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the words after `coatnet`; those of this process if not given.
+
+    Returns:
+        The exit code: 0, or that of the error, which is printed in two lines.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    options = words[: words.index("--")] if "--" in words else words
+    debug = "--debug" in options or os.environ.get("COATNET_DEBUG", "0") not in ("", "0")
+    rest = [word for word in options if word != "--debug"] + words[len(options) :]
+    try:
+        create_app()(rest)
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        return report(error, rest, debug)
+    return 0
+
+
+def create_app() -> App:
+    """The command line with its verbs, none of them imported yet."""
+    app = App(
+        name="coatnet",
+        help="Image classification with hybrids of convolution and attention.",
+        help_epilogue="With any verb, --debug shows where an error came from.",
+        version=__version__,
+        version_flags=["--version"],
+        default_parameter=Parameter(negative_iterable=()),
+        suppress_keyboard_interrupt=False,
+        print_error=False,
+        exit_on_error=False,
+        result_action="return_none",
+    )
+    for position, (verb, summary) in enumerate(VERBS.items()):
+        app.command(f"coatnet.cli.{verb}:{verb}", name=verb, help=summary, sort_key=position)
+    return app

@@ -1,0 +1,81 @@
+"""What `coatnet predict` does: find the images, answer each one, and go on after one that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coatnet.classifier import Classifier, Prediction
+from coatnet.classifier.inputs import as_array
+from coatnet.data.folders import IMAGE_SUFFIXES
+from coatnet.data.images import ImageError
+from coatnet.data.samples import printable
+from coatnet.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+BATCH_SIZE, BATCH_PIXELS = 32, 50_000_000
+"""A batch ends when it holds so many images, or so many pixels (150 MB), whichever comes first."""
+
+Answer = tuple[Path, Prediction | ImageError]
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """The files among `paths`, and the images in the folders among them at any depth, sorted.
+
+    Raises:
+        DataError: a folder without images.
+    """
+    found: list[Path] = []
+    for path in paths:
+        below = sorted(file for file in path.rglob("*") if _is_image(file, path)) if path.is_dir() else [path]
+        if not below:
+            raise DataError(f"no images in {printable(str(path))}", f"images end in {', '.join(IMAGE_SUFFIXES)}")
+        found += below
+    return found
+
+
+def answers(classifier: Classifier, paths: Sequence[Path], top: int) -> Iterator[Answer]:
+    """The answer for each image, in order; an ImageError for one that cannot be read."""
+    pending: list[tuple[Path, NDArray[np.uint8] | ImageError]] = []
+    num_pixels = 0
+    for path in paths:
+        try:
+            image = as_array(path)
+            num_pixels += image.shape[0] * image.shape[1]
+            pending.append((path, image))
+        except ImageError as error:
+            pending.append((path, error))
+        if len(pending) == BATCH_SIZE or num_pixels >= BATCH_PIXELS:
+            yield from _answered(classifier, pending, top)
+            pending, num_pixels = [], 0
+    yield from _answered(classifier, pending, top)
+
+
+def check_all_read(unread: Sequence[Path]) -> None:
+    """After all were answered, say that some were not.
+
+    Raises:
+        DataError: some could not be read.
+    """
+    if unread:
+        names = ", ".join(printable(str(path)) for path in unread[:3]) + (", ..." if len(unread) > 3 else "")
+        count = "1 image" if len(unread) == 1 else f"{len(unread)} images"
+        raise DataError(f"{count} could not be read: {names}", "the line of each says why; the others are answered")
+
+
+def _answered(
+    classifier: Classifier, pending: Sequence[tuple[Path, NDArray[np.uint8] | ImageError]], top: int
+) -> Iterator[Answer]:
+    images = [image for _, image in pending if not isinstance(image, ImageError)]
+    predictions = iter(classifier.predict(images, top) if images else [])
+    for path, image in pending:
+        yield path, image if isinstance(image, ImageError) else next(predictions)
+
+
+def _is_image(file: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+    return file.suffix.lower() in IMAGE_SUFFIXES and not hidden and file.is_file()

@@ -1,0 +1,46 @@
+"""`coatnet evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from coatnet.classifier import Classifier
+from coatnet.cli import tables
+from coatnet.cli.runs import data_of, split_of
+from coatnet.evaluation.evaluate import BATCH_SIZE, Bad, Split
+from coatnet.evaluation.evaluate import evaluate as score
+from coatnet.runtime.engines import Precision
+
+
+def evaluate(  # noqa: PLR0913 (flags)
+    classifier: Path,
+    data: str | None = None,
+    /,
+    *,
+    split: Split | None = None,
+    bad: Bad = "wrong",
+    json: bool = False,
+    batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = BATCH_SIZE,
+    device: str = "auto",
+    precision: Precision = "float32",
+) -> None:
+    """Score a classifier on a data set: the test split, else val, else all of it.
+
+    Args:
+        classifier: a run folder or a classifier folder.
+        data: what `coatnet train` takes; after a run folder it may be left out: the data of the run.
+        split: which part of the data.
+        bad: images that cannot be read count as wrong, or are excluded; they are named in any case.
+        json: print one object instead of tables; rates are fractions.
+        batch_size: images at once.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: of the forward pass.
+    """
+    config, record = data_of(classifier, data), split_of(classifier)
+    loaded = Classifier.load(classifier, device, precision)
+    result = score(loaded, config, split=split, bad=bad, batch_size=batch_size, record=record)
+    tables.show_json(result.as_dict()) if json else tables.show_evaluation(result)

@@ -1,0 +1,80 @@
+"""The flags of `coatnet train`: the fields of the configs, with their docstrings as help."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+from pydantic import PositiveInt
+
+from coatnet.data.augmentation import AugmentationConfig
+from coatnet.data.sources import DataConfig
+from coatnet.frozen import Frozen
+from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig, lay_over
+from coatnet.training.recipes import small_data
+
+
+def _same(config: type[Frozen], name: str) -> Any:
+    """Default, bounds and help of a field that is declared again for the sake of its flag."""
+    return config.model_fields[name]
+
+
+# One word on the command line, as 0.08,1; the config splits it.
+Range = Annotated[tuple[float, float], Parameter(n_tokens=1)]
+
+
+class DataFlags(DataConfig):
+    """DataConfig less the path, which is an argument."""
+
+    path: Annotated[str, Parameter(parse=False)] = ""
+
+
+class AugmentationFlags(AugmentationConfig):
+    """AugmentationConfig with ranges in one word."""
+
+    crop_scale: Range = _same(AugmentationConfig, "crop_scale")
+    crop_aspect: Range = _same(AugmentationConfig, "crop_aspect")
+    zoom: Range = _same(AugmentationConfig, "zoom")
+
+
+class RunFlags(RunConfig):
+    """RunConfig; the batch size, which the recipe chooses, has a short name."""
+
+    batch_size: Annotated[PositiveInt, Parameter(alias="--batch", show_default=False)] = _same(RunConfig, "batch_size")
+
+
+# What the recipe chooses shows no default: it depends on the data.
+DataGroup = Annotated[DataFlags | None, Parameter(name="*", group=Group("Data", sort_key=2))]
+RunGroup = Annotated[RunFlags | None, Parameter(name="*", group=Group("Length, pace and machine", sort_key=1))]
+OptimizerGroup = Annotated[
+    OptimizerConfig | None,
+    Parameter(name="*", group=Group("Optimizer (unless given, the recipe chooses)", sort_key=3), show_default=False),
+]
+AugmentationGroup = Annotated[
+    AugmentationFlags | None,
+    Parameter(name="*", group=Group("Augmentation (unless given, the recipe chooses)", sort_key=4), show_default=False),
+]
+
+
+def given(flags: Frozen | None) -> dict[str, Any]:
+    """The fields that the user set."""
+    return {} if flags is None else {name: getattr(flags, name) for name in flags.model_fields_set}
+
+
+def build_config(
+    data: str, flags: dict[str, dict[str, Any]], recipe: str, model: str | None = None, image_size: int | None = None
+) -> TrainConfig:
+    """What the recipe chooses for the data, with the values given laid over it.
+
+    Args:
+        data: path of the data, or digits.
+        flags: for each of "data", "run", "optimizer" and "augmentation" the values that the user gave.
+        recipe: name of the recipe.
+        model: member instead of the recipe's choice.
+        image_size: pixels instead of the recipe's choice.
+    """
+    choose = {"small_data": small_data}[recipe]
+    source = DataConfig(path=data, **flags["data"])
+    chosen = choose(source, model=model, image_size=image_size, batch_size=flags["run"].get("batch_size"))
+    asked = ", ".join(f"{name} {value}" for part in flags.values() for name, value in part.items())
+    return lay_over(chosen.replace(choices=(*chosen.choices, f"as asked: {asked}")) if asked else chosen, **flags)

@@ -1,0 +1,146 @@
+"""What the verbs print: tables and lines for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from coatnet.data.samples import printable
+
+if TYPE_CHECKING:
+    from coatnet.cli.answers import Answer
+    from coatnet.evaluation.metrics import Evaluation
+    from coatnet.training.config import TrainConfig
+    from coatnet.training.loop import Run
+
+MOST_CLASSES, WORST_CLASSES = 50, 20
+"""Up to 50 classes are all listed, a screenful or two; of more, the worst 20."""
+MOST_NAMES = 20
+"""Unreadable images that are named; JSON names them all."""
+
+
+def show_json(value: Any) -> None:
+    """One JSON value in one line."""
+    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+
+
+def show_models(rows: Sequence[dict[str, Any]]) -> None:
+    """The family, the paper's members and ours apart."""
+    titles = {"paper": "The paper's members", "coatnet": "Ours, for small images and small machines"}
+    for origin, title in titles.items():
+        table = _table(title, "name", "layout")
+        for heading in ("parameters", "multiply-adds", "image size"):
+            table.add_column(heading, justify="right")
+        for row in rows:
+            if row["origin"] == origin:
+                sizes = f"{row['parameters'] / 1e6:,.2f} M", f"{row['multiply_adds'] / 1e9:,.3f} G"
+                table.add_row(row["name"], row["layout"], *sizes, f"{row['image_size']} px")
+        _print(table, "")
+    _print("Parameters with 1000 classes; multiply-adds for one image of that size. M is 10^6, G is 10^9.")
+
+
+def show_choices(config: TrainConfig, folder: Path) -> None:
+    """What a recipe chose, before training starts."""
+    for choice in config.choices:
+        name, _, reason = choice.partition(": ")
+        _print(Text.assemble((f"{name}: ", "bold") if reason else name, reason))
+    _print(Text.assemble(("folder: ", "bold"), printable(str(folder))))
+
+
+def show_run(run: Run) -> None:
+    """Where a run ended: its score, its files, and what to do with them."""
+    score, folder = run.evaluation, shlex.quote(printable(str(run.folder)))
+    _print("", Text.assemble((f"{score.split} accuracy {_percent(score.top1)}", "bold"), f", {_of_images(score)}"))
+    _print(f"report      {printable(str(run.folder / 'report.html'))}", f"classifier  {printable(str(run.classifier))}")
+    _print(f"next        coatnet predict {folder} IMAGE...", f"            coatnet evaluate {folder}")
+
+
+def show_evaluation(score: Evaluation) -> None:
+    """The scores, in all and by class, and the images that could not be read."""
+    part = "all images" if score.split == "all" else f"{score.split} split, images"
+    table = _table(f"{part}: {score.num_images}", "score")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    table.add_row("top-1 accuracy", _percent(score.top1), _interval(score.top1_interval))
+    if len(score.class_names) > 5:  # of five classes, the right one is always among the first five
+        table.add_row("top-5 accuracy", _percent(score.top5), _interval(score.top5_interval))
+    table.add_row("balanced accuracy", _percent(score.balanced_accuracy))
+    table.add_row("macro F1", f"{score.macro_f1:.3f}")
+    table.add_row("loss", f"{score.loss:.4f}")
+    table.add_row("calibration error", f"{score.calibration_error:.4f}")
+    _print(table, "", _class_table(score))
+    if score.unreadable:
+        became = "count as wrong" if score.bad == "wrong" else "are left out"
+        _print("", Text(f"unreadable images, which {became}: {len(score.unreadable)}", "bold"))
+        _print(*(Text(f"  {name}") for name in score.unreadable[:MOST_NAMES]))
+        if len(score.unreadable) > MOST_NAMES:
+            _print(f"  and {len(score.unreadable) - MOST_NAMES} more")
+
+
+def show_answers(answers: Iterable[Answer], as_json: bool) -> list[Path]:
+    """A line for each image, as soon as it is known.
+
+    Returns:
+        The images that could not be read.
+    """
+    unread: list[Path] = []
+    for path, answer in answers:
+        name = printable(str(path))
+        if isinstance(answer, Exception):
+            unread.append(path)
+            told: dict[str, Any] = {"error": {"code": answer.code, "detail": answer.detail}}
+            line = f"{name}: not read, {answer.code}: {answer.detail}"
+        else:
+            told = answer.as_dict()
+            line = f"{name}: " + ", ".join(f"{label} {_percent(share)}" for label, share in answer.top)
+        sys.stdout.write((json.dumps({"image": name, **told}) if as_json else line) + "\n")
+        sys.stdout.flush()
+    return unread
+
+
+def _class_table(score: Evaluation) -> Table:
+    listed = [one for one in score.per_class if one.support]
+    title = "by class"
+    if len(listed) > MOST_CLASSES:
+        title = f"the {WORST_CLASSES} lowest F1 of {len(listed)} classes"
+        listed = sorted(listed, key=lambda one: one.f1)[:WORST_CLASSES]
+    table = _table(title, "class")
+    for heading in ("images", "precision", "recall", "F1"):
+        table.add_column(heading, justify="right")
+    for one in listed:
+        table.add_row(Text(one.name), str(one.support), _percent(one.precision), _percent(one.recall), f"{one.f1:.3f}")
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in columns:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _print(*lines: str | Text | Table) -> None:
+    console = Console()
+    for line in lines:
+        # A path or a command must stay one line, to be copied; only tables fit themselves to the terminal.
+        console.print(line, markup=False, highlight=False, soft_wrap=not isinstance(line, Table))
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def _interval(bounds: tuple[float, float]) -> str:
+    return f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %"
+
+
+def _of_images(score: Evaluation) -> str:
+    return f"95 % interval {_interval(score.top1_interval)}, {score.num_images} images"

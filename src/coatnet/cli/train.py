@@ -1,0 +1,61 @@
+"""`coatnet train`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from coatnet.cli import runs, tables
+from coatnet.cli.flags import AugmentationGroup, DataGroup, OptimizerGroup, RunGroup, build_config, given
+from coatnet.training.folder import RunFolder
+
+
+def train(  # noqa: PLR0913 (flags)
+    data: str,
+    /,
+    *,
+    out: Path | None = None,
+    resume: Annotated[bool, Parameter(negative=())] = False,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
+    recipe: Literal["small_data"] = "small_data",
+    model: str | None = None,
+    image_size: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    run_flags: RunGroup = None,
+    data_flags: DataGroup = None,
+    optimizer_flags: OptimizerGroup = None,
+    augmentation_flags: AugmentationGroup = None,
+) -> None:
+    """Train a classifier. What is not given is chosen from the data, said, and stored in the run's folder.
+
+    Args:
+        data: folder of class folders, Parquet or CSV file, or the name digits, which needs no files.
+        out: folder of the run; default: runs/ and the name of the data, with a number if that is taken.
+        resume: go on with the run in --out; start it if there is none.
+        overwrite: remove the run in --out first.
+        recipe: how to choose what is not given.
+        model: a member of the family instead of the recipe's choice; `coatnet models` lists them.
+        image_size: height and width of the network's input in pixels instead of the recipe's choice.
+    """
+    flags = {
+        "run": given(run_flags),
+        "data": given(data_flags),
+        "optimizer": given(optimizer_flags),
+        "augmentation": given(augmentation_flags),
+    }
+    folder = runs.choose_folder(data, out, resume, overwrite)
+    goes_on = resume and RunFolder(folder).exists()
+    if goes_on:
+        runs.check_unchanged(folder, data, flags)
+    else:
+        config = build_config(data, flags, recipe, model, image_size)
+        tables.show_choices(config, folder)
+    from coatnet.training import loop  # imports torch: only when all that was typed is right
+
+    command = shlex.join(["coatnet", *sys.argv[1:]])
+    run = loop.resume(folder) if goes_on else loop.train(config, folder, overwrite=overwrite, command=command)
+    tables.show_run(run)
