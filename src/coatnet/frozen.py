@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 class Frozen(BaseModel):
     """An immutable, validated record. An unknown key is an error that names its path."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
     def replace(self, **changes: Any) -> Self:
         """A copy with `changes`, validated anew (pydantic's `model_copy` does not validate)."""

@@ -5,7 +5,7 @@ import sys
 
 from cyclopts import App, Parameter
 
-from coatnet.cli.errors import report
+from coatnet.cli.errors import exit_code
 from coatnet.version import __version__
 
 VERBS = {
@@ -30,12 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     options = words[: words.index("--")] if "--" in words else words
     debug = "--debug" in options or os.environ.get("COATNET_DEBUG", "0") not in ("", "0")
     rest = [word for word in options if word != "--debug"] + words[len(options) :]
-    try:
-        create_app()(rest)
-        sys.stdout.flush()
-    except (Exception, KeyboardInterrupt) as error:
-        return report(error, rest, debug)
-    return 0
+    return exit_code(lambda: create_app()(rest), rest, debug)
 
 
 def create_app() -> App:

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from typing import NamedTuple
 
 from cyclopts.exceptions import CycloptsError, MissingArgumentError, UnknownCommandError, UnusedCliTokensError
@@ -27,24 +28,28 @@ class Told(NamedTuple):
     exit_code: int
 
 
-def report(error: BaseException, argv: list[str], debug: bool = False) -> int:
-    """Print an error to standard error, in two lines.
+def exit_code(action: Callable[[], object], argv: list[str], debug: bool = False) -> int:
+    """Do something; print what goes wrong to standard error, in two lines.
 
     Args:
-        error: what ended the command.
-        argv: the words after `coatnet`.
+        action: what to do.
+        argv: the words after `coatnet`, to speak of them as they were typed.
         debug: print the traceback before.
 
     Returns:
-        The exit code.
+        0, or the exit code of the error.
     """
-    if isinstance(error, BrokenPipeError):  # the reader, such as head, has seen enough
+    try:
+        action()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    told = tell(error, argv)
-    trace = "".join(traceback.format_exception(error)) if debug else ""
-    sys.stderr.write(f"{trace}coatnet: {_one_line(told.message)}\n  hint: {_one_line(told.hint)}\n")
-    return told.exit_code
+    except (Exception, KeyboardInterrupt) as error:
+        told = tell(error, argv)
+        trace = traceback.format_exc() if debug else ""
+        sys.stderr.write(f"{trace}coatnet: {_one_line(told.message)}\n  hint: {_one_line(told.hint)}\n")
+        return told.exit_code
+    return 0
 
 
 def tell(error: BaseException, argv: list[str]) -> Told:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
-from pydantic import PositiveInt
+from pydantic import PositiveInt, field_validator
 
 from coatnet.data.augmentation import AugmentationConfig
 from coatnet.data.sources import DataConfig
@@ -20,7 +20,7 @@ def _same(config: type[Frozen], name: str) -> Any:
 
 
 # One word on the command line, as 0.08,1; the config splits it.
-Range = Annotated[tuple[float, float], Parameter(n_tokens=1)]
+Range = Annotated[tuple[float, float], Parameter(n_tokens=1, metavar="MIN,MAX")]
 
 
 class DataFlags(DataConfig):
@@ -36,10 +36,16 @@ class AugmentationFlags(AugmentationConfig):
     crop_aspect: Range = _same(AugmentationConfig, "crop_aspect")
     zoom: Range = _same(AugmentationConfig, "zoom")
 
+    @field_validator("crop_scale", "crop_aspect", "zoom", mode="before")
+    @classmethod
+    def _one_word(cls, value: Any) -> Any:
+        return ",".join(value) if isinstance(value, list) else value
+
 
 class RunFlags(RunConfig):
     """RunConfig; the batch size, which the recipe chooses, has a short name."""
 
+    time: Annotated[float | None, Parameter(metavar="DURATION")] = _same(RunConfig, "time")
     batch_size: Annotated[PositiveInt, Parameter(alias="--batch", show_default=False)] = _same(RunConfig, "batch_size")
 
 
@@ -58,7 +64,9 @@ AugmentationGroup = Annotated[
 
 def given(flags: Frozen | None) -> dict[str, Any]:
     """The fields that the user set."""
-    return {} if flags is None else {name: getattr(flags, name) for name in flags.model_fields_set}
+    if flags is None:
+        return {}
+    return {name: getattr(flags, name) for name in type(flags).model_fields if name in flags.model_fields_set}
 
 
 def build_config(

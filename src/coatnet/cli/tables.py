@@ -127,8 +127,14 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Told as any other error; rich would end the process here."""
+        raise
+
+
 def _print(*lines: str | Text | Table) -> None:
-    console = Console()
+    console = _Console()
     for line in lines:
         # A path or a command must stay one line, to be copied; only tables fit themselves to the terminal.
         console.print(line, markup=False, highlight=False, soft_wrap=not isinstance(line, Table))

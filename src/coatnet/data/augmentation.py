@@ -72,7 +72,11 @@ class AugmentationConfig(Frozen):
     @field_validator("crop_scale", "crop_aspect", "zoom", mode="before")
     @classmethod
     def _from_text(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        if value.count(",") != 1:
+            raise ValueError(f"{value!r} is not a range; write smallest,largest, as 0.8,1.2")
+        return tuple(part.strip() for part in value.split(","))
 
     @field_validator("crop_scale", "crop_aspect", "zoom")
     @classmethod

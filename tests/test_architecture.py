@@ -1,0 +1,42 @@
+"""The rooms import downwards only, and every public name says what it is."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+import coatnet
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "src" / "coatnet").rglob("*.py"))
+
+
+def test_import_contract(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT / "src"))
+    assert lint_imports(no_cache=True) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", coatnet.__all__)
+def test_public_names_are_documented(name):
+    value = getattr(coatnet, name)
+    assert isinstance(value, str) or value.__doc__.strip()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / "src")))
+def test_files_answer_one_question(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), "what is this file for?"
+    public = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_") and _is_public(tree, node)
+    ]
+    assert [node.name for node in public if not ast.get_docstring(node)] == []
+    assert path.stem not in ("utils", "common", "helpers", "base", "core", "misc")
+
+
+def _is_public(tree, node):
+    """At the top of the file; methods may say by their class what they do."""
+    return node in tree.body
