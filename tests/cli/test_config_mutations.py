@@ -35,7 +35,7 @@ def outcome(words):
     configs = []
 
     def build():
-        _, bound, _ = create_app().parse_args(["train", "digits", *words])
+        _, bound, _ = create_app([]).parse_args(["train", "digits", *words])
         flags = {part.removesuffix("_flags"): given_fields(bound.arguments.get(part)) for part in PARTS}
         chosen = {name: bound.arguments[name] for name in ("model", "image_size") if name in bound.arguments}
         configs.append(build_config("digits", flags, bound.arguments.get("recipe", "small_data"), **chosen))

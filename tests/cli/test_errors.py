@@ -131,8 +131,8 @@ WITH_TORCH = {
     "predict tiny images/zero.png": (3, "images/zero.png"),
     "predict tiny images/bomb.png": (3, "images/bomb.png"),
     "predict tiny file.txt": (3, "file.txt"),
-    "predict tiny images": (3, "5 images could not be read"),
-    "predict tiny images --json": (3, "5 images could not be read"),
+    "predict tiny images": (3, "6 images could not be read"),
+    "predict tiny images --json": (3, "6 images could not be read"),
 }
 
 
@@ -191,6 +191,21 @@ def test_process(command, in_zoo):
     ran = subprocess.run([sys.executable, "-m", "coatnet", *command.split()], capture_output=True, text=True)
     assert ran.returncode == code
     check(command, code, words, ran.stderr)
+
+
+def test_each_refused_image_says_why(in_zoo, capsys):
+    assert main(["predict", "tiny", "images", "--json"]) == 3
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {answer["image"]: answer.get("error", {}).get("code") for answer in answers} == {
+        "images/bomb.png": "too_many_pixels",
+        "images/header.png": "corrupt",
+        "images/strip.png": "extreme_aspect",
+        "images/text.jpg": "unsupported_format",
+        "images/truncated.png": "truncated",
+        "images/whole.png": None,
+        "images/zero.png": "empty",
+    }
+    assert "object at" not in str(answers)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -70,12 +70,17 @@ def _make_images(folder):
     (folder / "text.jpg").write_bytes(b"this is no picture")
     (folder / "bomb.png").write_bytes(_png_header(60_000, 60_000))
     (folder / "strip.png").write_bytes(_png_header(1, 10_000))
+    (folder / "header.png").write_bytes(whole[:20] + b"\0" * 40)
 
 
 def _png_header(width, height):
     """A PNG that says it is so large, and holds no pixels."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + b"\0" * 12
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
 
 
 def _make_classifiers(root, whole):

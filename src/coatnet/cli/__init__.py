@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 
 from cyclopts import App, Parameter
 
@@ -9,12 +10,13 @@ from coatnet.cli.errors import exit_code
 from coatnet.version import __version__
 
 VERBS = {
-    "models": "List the members of the family with their sizes.",
-    "train": "Train a classifier from a folder of images.",
-    "resume": "Go on with a run that stopped.",
-    "evaluate": "Score a classifier on a data set.",
-    "predict": "Name what is to be seen in images.",
+    "models": ("[OPTIONS]", "List the members of the family with their sizes."),
+    "train": ("DATA [OPTIONS]", "Train a classifier from a folder of images."),
+    "resume": ("RUN", "Go on with a run that stopped."),
+    "evaluate": ("CLASSIFIER [DATA] [OPTIONS]", "Score a classifier on a data set."),
+    "predict": ("CLASSIFIER IMAGES... [OPTIONS]", "Name what is to be seen in images."),
 }
+"""How each verb is used, and what it does: all that `coatnet --help` needs to know of it."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,11 +32,15 @@ def main(argv: list[str] | None = None) -> int:
     options = words[: words.index("--")] if "--" in words else words
     debug = "--debug" in options or os.environ.get("COATNET_DEBUG", "0") not in ("", "0")
     rest = [word for word in options if word != "--debug"] + words[len(options) :]
-    return exit_code(lambda: create_app()(rest), rest, debug)
+    return exit_code(lambda: create_app(rest)(rest), rest, debug)
 
 
-def create_app() -> App:
-    """The command line with its verbs, none of them imported yet."""
+def create_app(words: Sequence[str]) -> App:
+    """The command line with its verbs, none of them imported yet.
+
+    Args:
+        words: what was typed; the verb in it describes itself at length, by its docstring.
+    """
     app = App(
         name="coatnet",
         help="Image classification with hybrids of convolution and attention.",
@@ -47,6 +53,12 @@ def create_app() -> App:
         exit_on_error=False,
         result_action="return_none",
     )
-    for position, (verb, summary) in enumerate(VERBS.items()):
-        app.command(f"coatnet.cli.{verb}:{verb}", name=verb, help=summary, sort_key=position)
+    for position, (verb, (arguments, summary)) in enumerate(VERBS.items()):
+        app.command(
+            f"coatnet.cli.{verb}:{verb}",
+            name=verb,
+            help=None if words[:1] == [verb] else summary,
+            usage=f"Usage: coatnet {verb} {arguments}",
+            sort_key=position,
+        )
     return app

@@ -23,7 +23,7 @@ def evaluate(  # noqa: PLR0913 (flags)
     *,
     split: Split | None = None,
     bad: Bad = "wrong",
-    json: bool = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
     batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = BATCH_SIZE,
     device: str = "auto",
     precision: Precision = "float32",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from cyclopts import Parameter
+
 from coatnet.cli import tables
 from coatnet.model.family import FAMILY, PAPER
 from coatnet.model.size import model_size
 
 
-def models(*, json: bool = False) -> None:
+def models(*, json: Annotated[bool, Parameter(negative=())] = False) -> None:
     """List the members of the family with their sizes.
 
     Args:

@@ -18,7 +18,7 @@ def predict(
     /,
     *images: Annotated[Path, Parameter(required=True)],
     top: Annotated[int, Parameter(validator=Number(gte=1))] = 5,
-    json: bool = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
     device: str = "auto",
 ) -> None:
     """Name what is to be seen in images, a line for each. One that cannot be read is told, and the exit code is then 3.

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
 from coatnet.errors import DataError
@@ -120,6 +120,8 @@ def decode(data: bytes, limits: ImageLimits = ImageLimits()) -> NDArray[np.uint8
             return _decoded(data, file_format, limits)
     except ImageError:
         raise
+    except UnidentifiedImageError as error:  # its message holds the address of an object
+        raise ImageError("corrupt", f"{file_format} cannot be decoded: its header is damaged") from error
     except Image.DecompressionBombError as error:
         raise ImageError("too_many_pixels", str(error)) from error
     # Pillow's plug-ins raise OSError, SyntaxError, ValueError, RuntimeError, struct.error, MemoryError, ...
