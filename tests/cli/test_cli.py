@@ -1,8 +1,11 @@
 """Every verb in process: what it prints for people and for machines, and what it leaves behind."""
 
 import json
+import os
 import re
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +88,7 @@ def test_models_for_machines(capsys):
 
 def test_a_run_from_start_to_end(image_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # as if no extra were installed
     words = ["train", "shapes", "--steps", 2, "--batch", 4, "--device", "cpu", "--workers", 0, "--no-horizontal-flip"]
     text = run(capsys, *words)
     assert "model: coatnet_mini_32, images are 40 px" in text
@@ -105,6 +109,7 @@ def test_a_run_from_start_to_end(image_folder, tmp_path, capsys, monkeypatch):
     assert main([*words[:2], *out, "--batch", "8"]) == 2
     assert "--batch-size: 4 in runs/shapes, got 8" in capsys.readouterr().err
     assert not (tmp_path / "runs" / "shapes-2").exists()
+    assert config.data.path == str(image_folder)
 
     # Every verb takes the run folder; the data and the split are those of the run.
     score = json.loads(run(capsys, "evaluate", "runs/shapes", "--device", "cpu", "--json"))
@@ -121,8 +126,9 @@ def test_a_second_run_gets_a_folder_of_its_own(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     assert str(choose_folder("photos/flowers/", None, False, False)) == "runs/flowers"
-    (tmp_path / "runs" / "flowers").mkdir(parents=True)
-    (tmp_path / "runs" / "flowers-2").mkdir()
+    (tmp_path / "runs" / "flowers" / "plots").mkdir(parents=True)
+    (tmp_path / "runs" / "flowers-2").write_text("a file")
+    (tmp_path / "runs" / "flowers-3").mkdir()  # empty: free
     assert str(choose_folder("flowers.parquet", None, False, False)) == "runs/flowers-3"
     assert choose_folder("x", tmp_path / "new", True, False) == tmp_path / "new"
 
@@ -196,6 +202,15 @@ def test_predict_for_machines(tiny_classifier, damaged_folder, capsys):
     alone = json.loads(run(capsys, "predict", tiny_classifier, images[2], "--json"))
     assert alone["label"] == last["label"]
     assert alone["probability"] == pytest.approx(last["probability"], abs=1e-6)
+
+
+def test_odd_names(tiny_classifier, image_folder, capsys):
+    odd = Path(os.fsdecode(os.fsencode(image_folder) + b"/[bold]\xff\n.png"))
+    shutil.copy(image_folder / "cross" / "0.png", odd)
+    for words in ([], ["--json"]):
+        lines = run(capsys, "predict", tiny_classifier, odd, *words).splitlines()
+        assert len(lines) == 1
+        assert "[bold]" in lines[0]
 
 
 def test_predict_over_several_batches(tiny_classifier, tmp_path, capsys):

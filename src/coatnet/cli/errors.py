@@ -87,7 +87,7 @@ def _usage(error: CycloptsError, argv: list[str], help_hint: str) -> tuple[str, 
         return f"{name} needs a value" if name.startswith("-") else f"{name} is missing", help_hint
     if isinstance(error, UnusedCliTokensError):
         return f"too many arguments: {' '.join(error.unused_tokens or ())}", help_hint
-    return str(error).removesuffix("."), help_hint
+    return str(error), help_hint
 
 
 def _unknown_verb(word: str) -> tuple[str, str]:
@@ -126,4 +126,5 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    line = " ".join(text.split())
+    return line if line.endswith("...") else line.removesuffix(".")

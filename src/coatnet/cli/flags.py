@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
@@ -85,4 +86,11 @@ def build_config(
     source = DataConfig(path=data, **flags["data"])
     chosen = choose(source, model=model, image_size=image_size, batch_size=flags["run"].get("batch_size"))
     asked = ", ".join(f"{name} {value}" for part in flags.values() for name, value in part.items())
-    return lay_over(chosen.replace(choices=(*chosen.choices, f"as asked: {asked}")) if asked else chosen, **flags)
+    if asked:
+        chosen = chosen.replace(choices=(*chosen.choices, f"as asked: {asked}"))
+    return lay_over(chosen, **{**flags, "data": {**flags["data"], "path": stored_path(data)}})
+
+
+def stored_path(data: str) -> str:
+    """The path of the data as a run stores it: absolute, so that the run goes on from any folder."""
+    return data if data == "digits" else str(Path(data).expanduser().absolute())

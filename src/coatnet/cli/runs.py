@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from coatnet.classifier.folder import find_folder
+from coatnet.cli.flags import stored_path
 from coatnet.data.sources import DataConfig, SplitRecord
 from coatnet.errors import ConfigError
 from coatnet.evaluation.evaluate import stored_split
@@ -25,16 +26,21 @@ def choose_folder(data: str, out: Path | None, resume: bool, overwrite: bool) ->
             raise ConfigError(f"--{'resume' if resume else 'overwrite'} needs --out, the folder of the run")
         base = Path("runs") / (Path(data).expanduser().resolve().stem or "run")
         names = itertools.chain([base], (base.with_name(f"{base.name}-{count}") for count in itertools.count(2)))
-        return next(folder for folder in names if not folder.exists())
+        return next(folder for folder in names if not _is_taken(folder))
+    out = out.expanduser()
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other", "give one of them")
     blocked = next((path for path in (out, *out.absolute().parents) if path.exists() and not path.is_dir()), None)
     if blocked:
         raise ConfigError(f"--out {out}: {blocked} is a file", "choose a new folder")
-    if out.is_dir() and any(out.iterdir()) and not ((resume or overwrite) and RunFolder(out).exists()):
+    if _is_taken(out) and not ((resume or overwrite) and RunFolder(out).exists()):
         hint = "choose another --out" + (", or add --resume or --overwrite" if RunFolder(out).exists() else "")
         raise ConfigError(f"--out {out} is not empty", hint)
     return out
+
+
+def _is_taken(folder: Path) -> bool:
+    return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
 
 
 def check_unchanged(folder: Path, data: str, flags: dict[str, dict[str, Any]]) -> None:
@@ -45,7 +51,7 @@ def check_unchanged(folder: Path, data: str, flags: dict[str, dict[str, Any]]) -
     """
     stored = RunFolder(folder).read_config()
     run = {name: value for name, value in flags["run"].items() if name not in ("steps", "epochs", "time")}
-    asked = lay_over(stored, **{**flags, "run": run, "data": {**flags["data"], "path": data}})
+    asked = lay_over(stored, **{**flags, "run": run, "data": {**flags["data"], "path": stored_path(data)}})
     for part in flags:
         before, after = getattr(stored, part), getattr(asked, part)
         for name in type(before).model_fields:

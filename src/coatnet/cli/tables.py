@@ -100,7 +100,7 @@ def show_answers(answers: Iterable[Answer], as_json: bool) -> list[Path]:
             line = f"{name}: not read, {answer.code}: {answer.detail}"
         else:
             told = answer.as_dict()
-            line = f"{name}: " + ", ".join(f"{label} {_percent(share)}" for label, share in answer.top)
+            line = f"{name}: " + ", ".join(f"{printable(label)} {_percent(share)}" for label, share in answer.top)
         sys.stdout.write((json.dumps({"image": name, **told}) if as_json else line) + "\n")
         sys.stdout.flush()
     return unread
