@@ -108,6 +108,9 @@ def test_a_run_from_start_to_end(image_folder, tmp_path, capsys, monkeypatch):
     assert "test accuracy " in run(capsys, "resume", "runs/shapes")
     assert main([*words[:2], *out, "--batch", "8"]) == 2
     assert "--batch-size: 4 in runs/shapes, got 8" in capsys.readouterr().err
+    assert main([*words[:2], *out, "--steps", "3"]) == 2
+    assert "--steps: 2 in runs/shapes, got 3" in capsys.readouterr().err
+    assert "test accuracy " in run(capsys, *words[:2], *out, "--epochs", 5)
     assert not (tmp_path / "runs" / "shapes-2").exists()
     assert config.data.path == str(image_folder)
 

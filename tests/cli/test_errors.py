@@ -11,7 +11,7 @@ import torch
 
 from cli.zoo import CLASSIFIER_FILES
 from coatnet.cli import main
-from coatnet.cli.errors import tell
+from coatnet.cli.errors import exit_code, tell
 
 # What was typed -> exit code and words that the message or the hint must hold. Nothing of this needs torch.
 WITHOUT_TORCH = {
@@ -225,6 +225,14 @@ def test_missing_extra(in_zoo, tmp_path, capsys, monkeypatch):
 def test_arguments_with_spaces_and_line_feeds_stay_in_one_line(in_zoo, capsys):
     assert main(["train", "two\nlines and spaces"]) == 3
     check("", 3, ["lines and spaces"], capsys.readouterr().err)
+
+
+def test_a_bug_of_many_lines_is_told_in_one(capsys):
+    def broken():
+        raise ZeroDivisionError("divided\nby zero.")
+
+    assert exit_code(broken, ["models"]) == 1
+    check("", 1, ["this is a bug: ZeroDivisionError: divided by zero\n", "--debug"], capsys.readouterr().err)
 
 
 def test_traceback_only_when_asked(in_zoo, capsys, monkeypatch):

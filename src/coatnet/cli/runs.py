@@ -44,13 +44,14 @@ def _is_taken(folder: Path) -> bool:
 
 
 def check_unchanged(folder: Path, data: str, flags: dict[str, dict[str, Any]]) -> None:
-    """A run goes on as it began: flags may repeat its settings, not change them. Its length is stored in steps.
+    """A run goes on as it began: flags may repeat its settings, not change them. A length in epochs or time was
+    turned into steps then, and is not compared.
 
     Raises:
         ConfigError: a flag says otherwise.
     """
     stored = RunFolder(folder).read_config()
-    run = {name: value for name, value in flags["run"].items() if name not in ("steps", "epochs", "time")}
+    run = {name: value for name, value in flags["run"].items() if name not in ("epochs", "time")}
     asked = lay_over(stored, **{**flags, "run": run, "data": {**flags["data"], "path": stored_path(data)}})
     for part in flags:
         before, after = getattr(stored, part), getattr(asked, part)
