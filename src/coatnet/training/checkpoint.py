@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class TrainingState:
     """Best validation accuracy so far, a fraction; for people, nothing is chosen by it."""
     seconds: float = 0.0
     """Spent in this run so far, all its parts together."""
+    losses: list[Tensor] = field(default_factory=list)
+    """Of the steps since the last line in the log, scalars still on their device."""
 
 
 def save_checkpoint(state: TrainingState, folder: Path, keep: int) -> Path:
@@ -111,7 +113,13 @@ def _write(state: TrainingState, folder: Path) -> None:
     for name, tensors in files.items():
         # Contiguous, because safetensors keeps no strides.
         save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, folder / name)
-    numbers = {"step": state.step, "best": state.best, "seconds": state.seconds, "optimizer": scalars}
+    numbers = {
+        "step": state.step,
+        "best": state.best,
+        "seconds": state.seconds,
+        "losses": [float(loss) for loss in state.losses],
+        "optimizer": scalars,
+    }
     (folder / "state.json").write_text(json.dumps(numbers))
     digests = {}
     for path in sorted(folder.iterdir()):
@@ -129,6 +137,7 @@ def _read(state: TrainingState, folder: Path) -> None:
     numbers = json.loads((folder / "state.json").read_text())
     _unflatten(state.optimizer, load_file(folder / "optimizer.safetensors"), numbers["optimizer"])
     state.step, state.best, state.seconds = numbers["step"], numbers["best"], numbers["seconds"]
+    state.losses = [torch.tensor(loss) for loss in numbers["losses"]]
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -139,9 +148,14 @@ def _flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[
 
 
 def _unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, name = key.split(".")
+        parameter = parameters[int(number)]
+        if tensor.shape == parameter.shape:
+            # A fused optimizer walks through memory: a moment must be laid out like its parameter.
+            tensor = torch.empty_like(parameter).copy_(tensor)
         state.setdefault(int(number), {})[name] = tensor
     optimizer.load_state_dict({"state": state, **scalars})
 

@@ -11,7 +11,6 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from coatnet.errors import MissingPartError
 
@@ -20,7 +19,7 @@ PLAIN_INTERVAL = 10.0
 
 
 class Meter:
-    """Mean loss, speed and waiting since the last line.
+    """Speed and waiting since the last line.
 
     Args:
         batch_size: images per step.
@@ -28,35 +27,24 @@ class Meter:
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
-        self._reset()
+        self._steps, self._waited, self._took = 0, 0.0, 0.0
 
-    def add(self, loss: Tensor, waited: float, took: float) -> None:
+    def add(self, waited: float, took: float) -> None:
         """Count a step.
 
         Args:
-            loss: scalar, still on its device.
             waited: seconds spent waiting for the batch.
             took: seconds of the whole step, waiting included.
         """
-        self._losses.append(loss)
+        self._steps += 1
         self._waited += waited
         self._took += took
 
-    def line(self, step: int, learning_rate: float) -> dict[str, Any]:
-        """The line of metrics.jsonl for the steps since the last one; `wait` is a share of the time."""
-        found = {
-            "step": step,
-            "loss": float(sum(self._losses)) / len(self._losses),
-            "learning_rate": learning_rate,
-            "images_per_second": self.batch_size * len(self._losses) / self._took,
-            "wait": self._waited / self._took,
-        }
-        self._reset()
+    def read(self) -> dict[str, float]:
+        """Images per second, and the share of the time spent waiting, since the last call."""
+        found = {"images_per_second": self.batch_size * self._steps / self._took, "wait": self._waited / self._took}
+        self._steps, self._waited, self._took = 0, 0.0, 0.0
         return found
-
-    def _reset(self) -> None:
-        self._losses: list[Tensor] = []
-        self._waited = self._took = 0.0
 
 
 class RunLog:
@@ -115,7 +103,7 @@ class RunLog:
         """Say where the run stands: in the bar, or as a line now and then where there is no terminal.
 
         Args:
-            line: of a `Meter`.
+            line: as in metrics.jsonl, of training steps.
             best: best validation accuracy so far, a fraction.
         """
         step = line["step"]

@@ -144,11 +144,10 @@ def _steps(work: _Work, trainer: Trainer, log: RunLog) -> None:
             batch = next(batches)
         waited = time.monotonic() - started
         loss = trainer.step(batch)
-        meter.add(loss, waited, time.monotonic() - started)
+        meter.add(waited, time.monotonic() - started)
+        state.losses.append(loss)
         if is_due(state.step, run.log_every, run.steps):
-            line = meter.line(state.step, state.optimizer.param_groups[0]["lr"])
-            log.write(line)
-            log.show(line, state.best)
+            _log(trainer, meter, log)
         if is_due(state.step, run.evaluate_every, run.steps):
             _evaluate(work, trainer, log)
         state.seconds += time.monotonic() - started
@@ -156,6 +155,17 @@ def _steps(work: _Work, trainer: Trainer, log: RunLog) -> None:
             save_checkpoint(state, work.folder.checkpoints, run.keep_checkpoints)
         if work.stop.asked:
             raise StopRequestedError
+
+
+def _log(trainer: Trainer, meter: Meter, log: RunLog) -> None:
+    """Write a line about the steps since the last one."""
+    state = trainer.state
+    loss = float(torch.stack(state.losses).mean())
+    rate = state.optimizer.param_groups[0]["lr"]
+    line = {"step": state.step, "loss": loss, "learning_rate": rate, **meter.read()}
+    state.losses.clear()
+    log.write(line)
+    log.show(line, state.best)
 
 
 def _evaluate(work: _Work, trainer: Trainer, log: RunLog) -> None:

@@ -102,7 +102,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.config.optimizer.gradient_clip or math.inf)
         if not torch.isfinite(norm):
             raise QualityError(
-                f"training diverged: the gradient of step {batch.step} is not finite (loss {float(loss):.4g})",
+                f"training diverged: the gradient of step {batch.step} is not finite (loss {float(loss.detach()):.4g})",
                 "lower --learning-rate, or go on from the last checkpoint with coatnet resume",
             )
         self.schedule.step_update(batch.step)

@@ -1,0 +1,112 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from coatnet.model.attention import Grid, RelativeAttention, RelativeBias, _attend, relative_index, resize_table
+
+
+def slow_attention(layer: RelativeAttention, x: Tensor, grid: Grid) -> Tensor:
+    """Equation 3 of the paper with its appendix A.1, one number at a time."""
+    height, width = grid
+    weight, bias = layer.query_key_value.weight, layer.query_key_value.bias
+    heads, size = layer.num_heads, weight.shape[0] // 3 // layer.num_heads
+    assert layer.relative_bias is not None
+    table = layer.relative_bias.table
+    output = torch.zeros(x.shape[0], height * width, heads * size, dtype=x.dtype)
+    for sample in range(x.shape[0]):
+        projected = [weight @ token + bias for token in x[sample]]
+        for head in range(heads):
+            query, key, value = (
+                [token[part * heads * size + head * size :][:size] for token in projected] for part in range(3)
+            )
+            for i in range(height):
+                for j in range(width):
+                    here = i * width + j
+                    scores = []
+                    for k in range(height):
+                        for m in range(width):
+                            product = sum(query[here][c] * key[k * width + m][c] for c in range(size))
+                            offset = table[head, i - k + height - 1, j - m + width - 1]
+                            scores.append(math.exp(product / math.sqrt(size) + offset))
+                    mixed = sum(score * value[place] for place, score in enumerate(scores)) / sum(scores)
+                    output[sample, here, head * size : (head + 1) * size] = mixed
+    return output @ layer.output.weight.T + layer.output.bias
+
+
+def random_layer(grid: Grid, input_width: int = 6, width: int = 8, head_size: int = 4) -> RelativeAttention:
+    torch.manual_seed(0)
+    layer = RelativeAttention(input_width=input_width, width=width, head_size=head_size, grid=grid).double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_()
+    return layer
+
+
+@pytest.mark.parametrize("grid", [(3, 3), (2, 4), (4, 1)])
+@pytest.mark.parametrize("training", [True, False])
+def test_equals_the_slow_loop(grid: Grid, training: bool) -> None:
+    layer = random_layer(grid).train(training)
+    x = torch.randn(2, grid[0] * grid[1], 6, dtype=torch.float64)
+    with torch.set_grad_enabled(training):
+        found = layer(x, grid)
+    with torch.no_grad():
+        expected = slow_attention(layer, x, grid)
+    assert (found - expected).abs().max() < 1e-10
+
+
+def test_training_on_cpu_computes_what_torch_does() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    bias = torch.randn(3, 5, 5, dtype=torch.float64, requires_grad=True)
+    ours = _attend(q, k, v, bias)
+    theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    weights = torch.randn_like(ours)
+    for mine, other in zip(
+        torch.autograd.grad((ours * weights).sum(), (q, k, v, bias)),
+        torch.autograd.grad((theirs * weights).sum(), (q, k, v, bias)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-12)
+
+
+@given(st.integers(1, 5), st.integers(1, 5))
+@settings(max_examples=20, deadline=None)
+def test_the_bias_depends_only_on_the_offset(height: int, width: int) -> None:
+    index = relative_index((height, width))
+    places = [(i, j) for i in range(height) for j in range(width)]
+    seen: dict[tuple[int, int], int] = {}
+    for query, (i, j) in enumerate(places):
+        for key, (k, m) in enumerate(places):
+            assert seen.setdefault((i - k, j - m), int(index[query, key])) == index[query, key]
+    assert sorted(seen.values()) == list(range((2 * height - 1) * (2 * width - 1)))
+
+
+@pytest.mark.parametrize("grid", [(7, 7), (3, 9), (2, 2)])
+def test_a_constant_table_stays_constant_at_any_size(grid: Grid) -> None:
+    table = torch.full((2, 7, 9), 0.25)
+    torch.testing.assert_close(resize_table(table, grid), torch.full((2, 2 * grid[0] - 1, 2 * grid[1] - 1), 0.25))
+
+
+def test_the_bias_is_computed_once_per_size_outside_training() -> None:
+    bias = RelativeBias(2, (3, 3)).eval()
+    with torch.no_grad():
+        first = bias((3, 3), torch.float32)
+        assert bias((3, 3), torch.float32) is first
+        assert bias((4, 2), torch.float32).shape == (2, 8, 8)
+        assert bias((3, 3), torch.float32) is first
+        bias.table += 1  # a changed table must not be answered from memory
+        assert torch.equal(bias((3, 3), torch.float32), first + 1)
+
+
+def test_with_gradients_the_bias_reaches_the_table() -> None:
+    bias = RelativeBias(2, (3, 3)).eval()
+    with torch.no_grad():
+        bias((3, 3), torch.float32)
+    bias((3, 3), torch.float32).sum().backward()
+    assert bias.table.grad is not None
+    assert bias.table.grad.sum() == 2 * 81

@@ -1,0 +1,58 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from coatnet.model.attention import RelativeBias
+from coatnet.model.coatnet import CoAtNet
+from coatnet.model.config import CoAtNetConfig
+from coatnet.training.config import OptimizerConfig
+from coatnet.training.optimizer import create_ema, create_optimizer, create_schedule
+
+CONFIG = CoAtNetConfig.from_layout("CCTT", (2, 1, 1, 1, 1), (8, 16, 32, 32, 32), image_size=32, num_classes=4)
+
+
+def test_only_matrices_and_kernels_are_decayed() -> None:
+    model = CoAtNet(CONFIG)
+    optimizer = create_optimizer(model, OptimizerConfig(weight_decay=0.3))
+    decay = {parameter: group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert set(decay) == set(model.parameters())
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            is_weight = isinstance(module, nn.Linear | nn.Conv2d) and parameter is module.weight
+            assert decay[parameter] == (0.3 if is_weight else 0.0), module
+    assert sum(isinstance(module, RelativeBias) for module in model.modules()) == 2
+
+
+def test_the_schedule_warms_up_and_follows_a_cosine() -> None:
+    config = OptimizerConfig(learning_rate=1.0, final_learning_rate=0.1, warmup=0.1)
+    optimizer = create_optimizer(nn.Linear(2, 2), config)
+    schedule = create_schedule(optimizer, config, 100)
+
+    def rate(step: int) -> float:
+        schedule.step_update(step)
+        return float(optimizer.param_groups[0]["lr"])
+
+    assert 0 < rate(0) < rate(5) < rate(9) < 1.0
+    assert rate(10) == pytest.approx(1.0)
+    assert rate(55) == pytest.approx(0.55)
+    assert rate(99) == pytest.approx(0.1 + 0.45 * (1 + math.cos(math.pi * 89 / 90)))
+    assert rate(55) == pytest.approx(0.55)  # a function of the step alone
+
+
+def test_the_average_is_warmed_up_and_follows_statistics() -> None:
+    model = nn.BatchNorm1d(1)
+    average = create_ema(model, OptimizerConfig(ema=0.9))
+    assert average is not None
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+        model.running_mean.fill_(5.0)  # type: ignore[union-attr]
+    average.update(model, step=1)
+    assert average.module.weight.item() == 3.0  # the first update copies
+    with torch.no_grad():
+        model.weight.fill_(0.0)
+    average.update(model, step=1_000_000)
+    assert average.module.weight.item() == pytest.approx(2.7)
+    assert average.module.running_mean.item() == 5.0
+    assert create_ema(model, OptimizerConfig(ema=0.0)) is None
