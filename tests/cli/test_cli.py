@@ -108,8 +108,13 @@ def test_a_run_from_start_to_end(image_folder, tmp_path, capsys, monkeypatch):
     assert "test accuracy " in run(capsys, "resume", "runs/shapes")
     assert main([*words[:2], *out, "--batch", "8"]) == 2
     assert "--batch-size: 4 in runs/shapes, got 8" in capsys.readouterr().err
-    assert main([*words[:2], *out, "--steps", "3"]) == 2
-    assert "--steps: 2 in runs/shapes, got 3" in capsys.readouterr().err
+    for flag, value, told in (
+        ("--steps", "3", "--steps: 2 in runs/shapes, got 3"),
+        ("--image-size", "64", "--image-size: 32 in runs/shapes, got 64"),
+        ("--model", "coatnet_small_32", "--model: runs/shapes trains another than coatnet_small_32"),
+    ):
+        assert main([*words[:2], *out, flag, value]) == 2
+        assert told in capsys.readouterr().err
     assert "test accuracy " in run(capsys, *words[:2], *out, "--epochs", 5)
     assert not (tmp_path / "runs" / "shapes-2").exists()
     assert config.data.path == str(image_folder)

@@ -11,6 +11,7 @@ from coatnet.cli.flags import stored_path
 from coatnet.data.sources import DataConfig, SplitRecord
 from coatnet.errors import ConfigError
 from coatnet.evaluation.evaluate import stored_split
+from coatnet.model.family import member
 from coatnet.training.config import lay_over
 from coatnet.training.folder import RunFolder
 
@@ -43,7 +44,9 @@ def _is_taken(folder: Path) -> bool:
     return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
 
 
-def check_unchanged(folder: Path, data: str, flags: dict[str, dict[str, Any]]) -> None:
+def check_unchanged(
+    folder: Path, data: str, flags: dict[str, dict[str, Any]], model: str | None = None, image_size: int | None = None
+) -> None:
     """A run goes on as it began: flags may repeat its settings, not change them. A length in epochs or time was
     turned into steps then, and is not compared.
 
@@ -53,14 +56,17 @@ def check_unchanged(folder: Path, data: str, flags: dict[str, dict[str, Any]]) -
     stored = RunFolder(folder).read_config()
     run = {name: value for name, value in flags["run"].items() if name not in ("epochs", "time")}
     asked = lay_over(stored, **{**flags, "run": run, "data": {**flags["data"], "path": stored_path(data)}})
+    hint = "a run goes on as it began: leave it out, or start a new run"
     for part in flags:
         before, after = getattr(stored, part), getattr(asked, part)
         for name in type(before).model_fields:
             if getattr(before, name) != getattr(after, name):
                 was = f"{getattr(before, name)!r} in {folder}, got {getattr(after, name)!r}"
-                raise ConfigError(
-                    f"--{name.replace('_', '-')}: {was}", "a run goes on as it began: leave it out, or start a new run"
-                )
+                raise ConfigError(f"--{name.replace('_', '-')}: {was}", hint)
+    if image_size not in (None, stored.model.image_size):
+        raise ConfigError(f"--image-size: {stored.model.image_size} in {folder}, got {image_size}", hint)
+    if model is not None and member(model).stages != stored.model.stages:
+        raise ConfigError(f"--model: {folder} trains another than {model}", hint)
 
 
 def run_of(path: Path) -> Path | None:

@@ -50,7 +50,7 @@ def train(  # noqa: PLR0913 (flags)
     folder = runs.choose_folder(data, out, resume, overwrite)
     goes_on = resume and RunFolder(folder).exists()
     if goes_on:
-        runs.check_unchanged(folder, data, flags)
+        runs.check_unchanged(folder, data, flags, model, image_size)
     else:
         config = build_config(data, flags, recipe, model, image_size)
         tables.show_choices(config, folder)
