@@ -153,7 +153,7 @@ def test_it_overfits_one_batch() -> None:
     plain = lay_over(
         config(),
         augmentation={"mixup": 0.0, "cutmix": 0.0, "erasing": 0.0, "label_smoothing": 0.0},
-        optimizer={"ema": 0.0},
+        optimizer={"ema": 0.0, "learning_rate": 0.01},
     )
     plain = plain.replace(model=TINY.replace(stochastic_depth=0.0))
     from coatnet.training.loop import _stream
