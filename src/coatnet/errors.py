@@ -53,7 +53,7 @@ class ResourceError(CoatnetError):
     exit_code = 7
 
 
-class Stopped(CoatnetError):
+class Stopped(CoatnetError):  # noqa: N818 (an order was followed; nothing failed)
     """Stopped by a signal, with the state saved."""
 
     exit_code = 75

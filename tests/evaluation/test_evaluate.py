@@ -14,8 +14,9 @@ from coatnet.classifier import Classifier
 from coatnet.data.loader import evaluation_batches
 from coatnet.data.preprocess import Preprocess
 from coatnet.data.sources import DataConfig, open_data, open_unsplit
+from coatnet.data.splitting import stored_split
 from coatnet.errors import DataError, ModelFileError, Stopped
-from coatnet.evaluation.evaluate import evaluate, find_split, score, stored_split
+from coatnet.evaluation.evaluate import evaluate, find_split, score
 from coatnet.runtime.engines import Engine
 
 COLOURS = {"red": 0, "green": 1, "blue": 2}

@@ -11,6 +11,7 @@ from pydantic import PositiveInt, field_validator
 from coatnet.data.augmentation import AugmentationConfig
 from coatnet.data.sources import DataConfig
 from coatnet.frozen import Frozen
+from coatnet.model.config import CoAtNetConfig
 from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig, lay_over
 from coatnet.training.recipes import small_data
 
@@ -50,7 +51,17 @@ class RunFlags(RunConfig):
     batch_size: Annotated[PositiveInt, Parameter(alias="--batch", show_default=False)] = _same(RunConfig, "batch_size")
 
 
+class ModelFlags(Frozen):
+    """What a run may change in a member."""
+
+    stochastic_depth: float = _same(CoAtNetConfig, "stochastic_depth")
+
+
 # What the recipe chooses shows no default: it depends on the data.
+ModelGroup = Annotated[
+    ModelFlags | None,
+    Parameter(name="*", group=Group("Model (unless given, the recipe chooses)", sort_key=3), show_default=False),
+]
 DataGroup = Annotated[DataFlags | None, Parameter(name="*", group=Group("Data", sort_key=2))]
 RunGroup = Annotated[RunFlags | None, Parameter(name="*", group=Group("Length, pace and machine", sort_key=1))]
 OptimizerGroup = Annotated[
@@ -77,7 +88,7 @@ def build_config(
 
     Args:
         data: path of the data, or digits.
-        flags: for each of "data", "run", "optimizer" and "augmentation" the values that the user gave.
+        flags: for each part of the config, as "run", the values that the user gave.
         recipe: name of the recipe.
         model: member instead of the recipe's choice.
         image_size: pixels instead of the recipe's choice.

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
 from coatnet.classifier.folder import find_folder
 from coatnet.cli.flags import stored_path
 from coatnet.data.sources import DataConfig, SplitRecord
+from coatnet.data.splitting import stored_split
 from coatnet.errors import ConfigError
-from coatnet.evaluation.evaluate import stored_split
 from coatnet.model.family import member
 from coatnet.training.config import lay_over
-from coatnet.training.folder import RunFolder
+from coatnet.training.folder import RunFolder, default_folder, is_taken
 
 
 def choose_folder(data: str, out: Path | None, resume: bool, overwrite: bool) -> Path:
@@ -25,23 +24,17 @@ def choose_folder(data: str, out: Path | None, resume: bool, overwrite: bool) ->
     if out is None:
         if resume or overwrite:
             raise ConfigError(f"--{'resume' if resume else 'overwrite'} needs --out, the folder of the run")
-        base = Path("runs") / (Path(data).expanduser().resolve().stem or "run")
-        names = itertools.chain([base], (base.with_name(f"{base.name}-{count}") for count in itertools.count(2)))
-        return next(folder for folder in names if not _is_taken(folder))
+        return default_folder(data)
     out = out.expanduser()
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other", "give one of them")
     blocked = next((path for path in (out, *out.absolute().parents) if path.exists() and not path.is_dir()), None)
     if blocked:
         raise ConfigError(f"--out {out}: {blocked} is a file", "choose a new folder")
-    if _is_taken(out) and not ((resume or overwrite) and RunFolder(out).exists()):
+    if is_taken(out) and not ((resume or overwrite) and RunFolder(out).exists()):
         hint = "choose another --out" + (", or add --resume or --overwrite" if RunFolder(out).exists() else "")
         raise ConfigError(f"--out {out} is not empty", hint)
     return out
-
-
-def _is_taken(folder: Path) -> bool:
-    return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
 
 
 def check_unchanged(

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from coatnet.cli import runs, tables
-from coatnet.cli.flags import AugmentationGroup, DataGroup, OptimizerGroup, RunGroup, build_config, given
+from coatnet.cli.flags import AugmentationGroup, DataGroup, ModelGroup, OptimizerGroup, RunGroup, build_config, given
 from coatnet.training.folder import RunFolder
 
 
@@ -27,6 +27,7 @@ def train(  # noqa: PLR0913 (flags)
     image_size: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     run_flags: RunGroup = None,
     data_flags: DataGroup = None,
+    model_flags: ModelGroup = None,
     optimizer_flags: OptimizerGroup = None,
     augmentation_flags: AugmentationGroup = None,
 ) -> None:
@@ -44,6 +45,7 @@ def train(  # noqa: PLR0913 (flags)
     flags = {
         "run": given(run_flags),
         "data": given(data_flags),
+        "model": given(model_flags),
         "optimizer": given(optimizer_flags),
         "augmentation": given(augmentation_flags),
     }

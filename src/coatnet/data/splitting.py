@@ -2,13 +2,15 @@
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from coatnet.data.samples import Source, some
-from coatnet.errors import DataError
-from coatnet.frozen import Frozen
+from coatnet.errors import DataError, ModelFileError
+from coatnet.frozen import Frozen, explain
 
 
 class SplitRecord(Frozen):
@@ -114,3 +116,18 @@ def _rank(split_seed: int, class_name: str, name: str) -> bytes:
 
 def _share(num_members: int, fraction: float, most: int) -> int:
     return min(max(1, round(num_members * fraction)), most) if fraction > 0 else 0
+
+
+def stored_split(folder: Path) -> SplitRecord | None:
+    """The split that a run chose, from its split.json; None where there is none.
+
+    Raises:
+        ModelFileError: the file is damaged.
+    """
+    path = folder / "split.json"
+    if not path.is_file():
+        return None
+    try:
+        return SplitRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ModelFileError(f"{path}: {explain(error)}.", "Take the file as coatnet wrote it.") from error

@@ -6,15 +6,13 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from coatnet.classifier import Classifier
 from coatnet.data.loader import EvaluationBatch, evaluation_batches
 from coatnet.data.sources import DataConfig, Source, SplitRecord, find_parts, open_data, open_unsplit
 from coatnet.data.splitting import apply_split
-from coatnet.errors import DataError, ModelFileError, Stopped
+from coatnet.errors import DataError, Stopped
 from coatnet.evaluation.metrics import Answers, Evaluation, rate
-from coatnet.frozen import explain
 
 Split = Literal["train", "val", "test", "all"]
 Bad = Literal["wrong", "exclude"]
@@ -42,7 +40,8 @@ def evaluate(  # noqa: PLR0913 (options are keywords)
         bad: unreadable images are counted as wrong, or excluded. They are never replaced, and always named.
         batch_size: images per call of the engine.
         workers: processes that decode images, 0 for none; default: sized to the machine.
-        record: the split that a run chose, see `stored_split`. It counts only if the data holds all its samples.
+        record: the split that a run chose, see `data.splitting.stored_split`. It counts only if the data holds all its
+            samples.
         should_stop: looked at before each batch.
 
     Returns:
@@ -118,21 +117,6 @@ def find_split(config: DataConfig, split: Split | None = None, record: SplitReco
             "Name another split, or all; or give the run folder that chose the split.",
         )
     return parts[wanted], wanted
-
-
-def stored_split(folder: Path) -> SplitRecord | None:
-    """The split that a run chose, from its split.json; None where there is none.
-
-    Raises:
-        ModelFileError: the file is damaged.
-    """
-    path = folder / "split.json"
-    if not path.is_file():
-        return None
-    try:
-        return SplitRecord.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ModelFileError(f"{path}: {explain(error)}.", "Take the file as coatnet wrote it.") from error
 
 
 def _holds(pool: Source, record: SplitRecord) -> bool:

@@ -1,8 +1,8 @@
 """The convolutional block of S1 and S2: MBConv with squeeze-and-excitation (paper Fig. 4, A.1, Eq. 5).
 
 Shapes: B batch, C channels, H height, W width. Maps are `(B, H, W, C)` from stem to head: 1x1 convolutions are dense
-layers on them, tokens are views of them, and their gradients keep the layout, which those of `(B, C, H, W)` views lose in
-some of torch's formulas.
+layers on them, tokens are views of them, and their gradients keep the layout, which those of `(B, C, H, W)` views lose
+in some of torch's formulas.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from coatnet.data.sources import DataConfig, Splits, open_data
+from coatnet.data.splitting import stored_split
 from coatnet.errors import ConfigError, ModelFileError
-from coatnet.evaluation.evaluate import stored_split
 from coatnet.frozen import explain
 from coatnet.training.config import TrainConfig
 
@@ -20,7 +21,7 @@ class RunFolder:
     """Paths of a run.
 
     Args:
-        path: the folder; see `create` for a new run.
+        path: the folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,23 +35,23 @@ class RunFolder:
         self.evaluation = path / "evaluation.json"
         self.report = path / "report.html"
 
-    @classmethod
-    def create(cls, path: Path, overwrite: bool) -> RunFolder:
-        """An empty folder for a new run.
+    def check_free(self, overwrite: bool) -> None:
+        """See that a new run may be written here; nothing is changed.
 
         Raises:
             ConfigError: something is there; with `overwrite`, something that is not a run.
         """
-        folder = cls(path)
-        if path.exists() and not path.is_dir():
-            raise ConfigError(f"{path} is a file, not a folder for a run", "choose another --out")
-        if folder.exists() and overwrite:
-            shutil.rmtree(path)
-        elif path.is_dir() and any(path.iterdir()):
-            hint = "choose another --out, or add --resume to go on with it or --overwrite to replace it"
-            raise ConfigError(f"{path} is not empty", hint if folder.exists() else "choose another --out")
-        path.mkdir(parents=True, exist_ok=True)
-        return folder
+        if self.path.is_file():
+            raise ConfigError(f"{self.path} is a file, not a folder for a run", "choose another folder")
+        if is_taken(self.path) and not (overwrite and self.exists()):
+            hint = "go on with it by coatnet resume, replace it by overwrite, or choose another folder"
+            raise ConfigError(f"{self.path} is not empty", hint if self.exists() else "choose another folder")
+
+    def make_empty(self) -> None:
+        """Make the folder, and remove the run that is in it."""
+        if self.exists():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
 
     def exists(self) -> bool:
         """Whether a run was started here."""
@@ -88,3 +89,15 @@ class RunFolder:
         """What `write_start` stored."""
         environment: dict[str, Any] = json.loads(self.environment.read_text())
         return environment
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether something is there."""
+    return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+
+
+def default_folder(data: str) -> Path:
+    """A new folder below runs/, named after the data."""
+    base = Path("runs") / (Path(data).expanduser().resolve().stem or "run")
+    names = itertools.chain([base], (base.with_name(f"{base.name}-{count}") for count in itertools.count(2)))
+    return next(folder for folder in names if not is_taken(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from collections.abc import Mapping
@@ -145,11 +146,22 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _tensorboard_writer(folder: Path, step: int) -> Any:
+def check_tensorboard() -> None:
+    """See that TensorBoard can be written.
+
+    Raises:
+        MissingPartError: it is not installed.
+    """
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        importlib.import_module("torch.utils.tensorboard")
     except ImportError:
         raise MissingPartError(
             "tensorboard is asked for and not installed", 'pip install "coatnet[tensorboard]", or leave the flag out'
         ) from None
+
+
+def _tensorboard_writer(folder: Path, step: int) -> Any:
+    check_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(folder), purge_step=step + 1)

@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 
 from coatnet.data.loader import TrainingStream
-from coatnet.data.sources import Splits
+from coatnet.data.sources import Splits, open_data
 from coatnet.errors import Stopped
 from coatnet.evaluation.metrics import Evaluation
 from coatnet.runtime.engines import find_device
 from coatnet.training.checkpoint import load_newest, save_checkpoint
 from coatnet.training.config import TrainConfig
-from coatnet.training.folder import RunFolder
+from coatnet.training.folder import RunFolder, default_folder
 from coatnet.training.length import Pace, is_due, resolve_length, set_pace
-from coatnet.training.log import Meter, RunLog, read_metrics
+from coatnet.training.log import Meter, RunLog, check_tensorboard, read_metrics
 from coatnet.training.machine import describe, keep_freed_memory
 from coatnet.training.results import report, save_classifier, take_score
 from coatnet.training.signals import StopRequestedError, StopSignal
@@ -51,33 +51,38 @@ class _Work:
     stop: StopSignal
 
 
-def train(config: TrainConfig, folder: Path | str, *, overwrite: bool = False, command: str = "") -> Run:
+def train(config: TrainConfig, folder: Path | str | None = None, *, overwrite: bool = False, command: str = "") -> Run:
     """Train from the start and write a run folder.
 
     Args:
         config: what to do, from a recipe.
-        folder: where to; must be empty or absent unless `overwrite`.
-        overwrite: remove the run that is there.
+        folder: where to; must be empty or absent unless `overwrite`. Default: a new one below runs/.
+        overwrite: remove the run that is there, once it is sure that the new one can start.
         command: what the user typed, for environment.json.
 
     Raises:
         ConfigError: the folder is not empty.
         DataError: the data cannot be read, or too much of it.
+        MissingPartError: a device or TensorBoard is asked for and not there.
         QualityError: training diverged.
         ResourceError: out of disk.
         Stopped: a signal came; what was done is saved.
     """
     device = find_device(config.run.device)
+    if config.run.tensorboard:
+        check_tensorboard()
+    run_folder = RunFolder(default_folder(config.data.path) if folder is None else Path(folder))
+    run_folder.check_free(overwrite)
     keep_freed_memory()
-    run_folder = RunFolder.create(Path(folder), overwrite)
     with StopSignal() as stop:
         try:
             with stop.interruptible():
-                splits = run_folder.open_data(config.data)
+                splits = open_data(config.data)
                 stream = _stream(config, splits)
                 config = _in_steps(config, device, splits, stream)
         except StopRequestedError:
             raise Stopped("stopped before the first step", "nothing was written; start it again") from None
+        run_folder.make_empty()
         run_folder.write_start(config, splits, describe(device, command))
         return _run(_Work(config, run_folder, splits, stream, stop))
 
