@@ -73,9 +73,7 @@ def main() -> None:
     keep_freed_memory()
     torch.manual_seed(0)
     images = torch.randn(arguments.batch, 3, 224, 224).to(memory_format=torch.channels_last)
-    print(
-        f"torch {torch.__version__}, timm {timm.__version__}, {torch.get_num_threads()} threads, batch {arguments.batch}"
-    )
+    print(f"torch {torch.__version__}, timm {timm.__version__}, {torch.get_num_threads()} threads")
     forms = {
         "timm, paper's form": (timm_paper_form(arguments.model), create_model(arguments.model, gelu="erf")),
         "timm as it ships": (timm.create_model(f"{arguments.model}_224"), create_model(arguments.model, gelu="erf")),

@@ -16,3 +16,14 @@ def world_size() -> int:
 def is_main() -> bool:
     """Whether this process writes files and talks to the user."""
     return rank() == 0
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on any rank; all ranks get the same answer, so that all stop at the same step."""
+    if world_size() == 1:
+        return flag
+    import torch
+
+    found = torch.tensor(int(flag))
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+    return bool(found)

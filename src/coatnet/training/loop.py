@@ -10,8 +10,9 @@ import torch
 
 from coatnet.data.loader import TrainingStream
 from coatnet.data.sources import Splits, open_data
-from coatnet.errors import Stopped
+from coatnet.errors import ConfigError, Stopped
 from coatnet.evaluation.metrics import Evaluation
+from coatnet.ranks import any_rank, is_main, world_size
 from coatnet.runtime.engines import find_device
 from coatnet.training.checkpoint import load_newest, save_checkpoint
 from coatnet.training.config import TrainConfig
@@ -68,6 +69,7 @@ def train(config: TrainConfig, folder: Path | str | None = None, *, overwrite: b
         ResourceError: out of disk.
         Stopped: a signal came; what was done is saved.
     """
+    _refuse_ranks()
     device = find_device(config.run.device)
     if config.run.tensorboard:
         check_tensorboard()
@@ -97,6 +99,7 @@ def resume(folder: Path | str) -> Run:
         ModelFileError: no run is there, or all its checkpoints are damaged.
         CoatnetError: as `train`, for the rest.
     """
+    _refuse_ranks()
     run_folder = RunFolder(Path(folder))
     config = run_folder.read_config()
     keep_freed_memory()
@@ -108,6 +111,13 @@ def resume(folder: Path | str) -> Run:
         except StopRequestedError:
             raise Stopped("stopped before the first step", f"coatnet resume {folder}") from None
         return _run(_Work(config, run_folder, splits, stream, stop))
+
+
+def _refuse_ranks() -> None:
+    if world_size() > 1:
+        raise ConfigError(
+            f"{world_size()} processes were started; training runs in one", "start coatnet train without torchrun"
+        )
 
 
 def _run(work: _Work) -> Run:
@@ -156,9 +166,9 @@ def _steps(work: _Work, trainer: Trainer, log: RunLog) -> None:
         if is_due(state.step, run.evaluate_every, run.steps):
             _evaluate(work, trainer, log)
         state.seconds += time.monotonic() - started
-        if is_due(state.step, run.save_every, run.steps):
+        if is_main() and is_due(state.step, run.save_every, run.steps):
             save_checkpoint(state, work.folder.checkpoints, run.keep_checkpoints)
-        if work.stop.asked:
+        if any_rank(work.stop.asked):
             raise StopRequestedError
 
 
