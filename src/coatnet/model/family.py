@@ -37,9 +37,9 @@ PAPER = {
 
 def _small_members(name: str, depths: tuple[int, ...], widths: tuple[int, ...]) -> dict[str, CoAtNetConfig]:
     """One size for 32, 64 and 128 px images. Five halvings would leave one token of 32 px; so stages lose their stride
-    where the last one would fall below 4x4 tokens: S1 and S3 at 32 px, S3 at 64 px, none at 128 px. S3 keeps 8x8 tokens
-    in each, and no stage works on more than a quarter of the pixels, where the memory traffic of MBConv is dearest."""
-    strides = {32: (2, 1, 2, 1, 2), 64: (2, 2, 2, 1, 2), 128: (2, 2, 2, 2, 2)}
+    where the last one would fall below 4x4 tokens: S1 and S4 at 32 px, S4 at 64 px, none at 128 px. S1 rather than the
+    stem, for no block of MBConv then works on the full resolution, where its memory traffic is dearest."""
+    strides = {32: (2, 1, 2, 2, 1), 64: (2, 2, 2, 2, 1), 128: (2, 2, 2, 2, 2)}
     return {
         f"coatnet_{name}_{image_size}": CoAtNetConfig.from_layout(
             "CCTT",
@@ -59,8 +59,8 @@ def _small_members(name: str, depths: tuple[int, ...], widths: tuple[int, ...]) 
 
 # Ours, not the paper's: for small images and small machines.
 SMALL = {
-    **_small_members("mini", (2, 1, 2, 3, 2), (48, 48, 96, 192, 256)),
-    **_small_members("small", (2, 2, 3, 5, 2), (64, 64, 128, 256, 512)),
+    **_small_members("mini", (2, 1, 3, 3, 1), (48, 64, 128, 256, 256)),
+    **_small_members("small", (2, 2, 4, 5, 2), (64, 96, 192, 384, 512)),
 }
 
 FAMILY: dict[str, CoAtNetConfig] = {**PAPER, **SMALL}
