@@ -36,10 +36,10 @@ PAPER = {
 
 
 def _small_members(name: str, depths: tuple[int, ...], widths: tuple[int, ...]) -> dict[str, CoAtNetConfig]:
-    """One size for 32, 64 and 128 px images. Five halvings would leave one token of 32 px; so stages lose their stride
-    where the last one would fall below 4x4 tokens: S1 and S4 at 32 px, S4 at 64 px, none at 128 px. S1 rather than the
-    stem, for no block of MBConv then works on the full resolution, where its memory traffic is dearest."""
-    strides = {32: (2, 1, 2, 2, 1), 64: (2, 2, 2, 2, 1), 128: (2, 2, 2, 2, 2)}
+    """One size for 32, 64 and 128 px images. Five halvings would leave one token of 32 px; so halvings are left out where
+    the last stage would fall below 4x4 tokens: those of the stem and of S4 at 32 px, of S4 at 64 px, none at 128 px. The
+    stem rather than S1 at 32 px: every pixel counts there, and its two convolutions cost less than a block of MBConv."""
+    strides = {32: (1, 2, 2, 2, 1), 64: (2, 2, 2, 2, 1), 128: (2, 2, 2, 2, 2)}
     return {
         f"coatnet_{name}_{image_size}": CoAtNetConfig.from_layout(
             "CCTT",
@@ -59,8 +59,8 @@ def _small_members(name: str, depths: tuple[int, ...], widths: tuple[int, ...]) 
 
 # Ours, not the paper's: for small images and small machines.
 SMALL = {
-    **_small_members("mini", (2, 1, 3, 3, 1), (48, 64, 128, 256, 256)),
-    **_small_members("small", (2, 2, 4, 5, 2), (64, 96, 192, 384, 512)),
+    **_small_members("mini", (2, 1, 3, 3, 1), (32, 64, 128, 256, 256)),
+    **_small_members("small", (2, 2, 4, 5, 2), (48, 96, 192, 384, 512)),
 }
 
 FAMILY: dict[str, CoAtNetConfig] = {**PAPER, **SMALL}

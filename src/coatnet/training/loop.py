@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from coatnet.data.loader import TrainingStream
+from coatnet.data.samples import printable
 from coatnet.data.sources import Splits, open_data
 from coatnet.errors import ConfigError, Stopped
 from coatnet.evaluation.metrics import Evaluation
@@ -127,7 +129,7 @@ def _run(work: _Work) -> Run:
     assert run.steps is not None
     damaged = load_newest(state, folder.checkpoints)
     with RunLog(folder.path, run.steps, state.step, run.tensorboard) as log:
-        for line in damaged:
+        for line in (*damaged, *_passed_over(work.stream.unreadable)):
             log.say(line)
         try:
             _steps(work, trainer, log)
@@ -138,7 +140,7 @@ def _run(work: _Work) -> Run:
             raise Stopped(
                 f"stopped after step {state.step} of {run.steps}; everything is saved", f"coatnet resume {folder.path}"
             ) from None
-    report(work.config, folder, work.splits, evaluation, state.seconds)
+    report(work.config, folder, work.splits, evaluation, (state.seconds, work.stream.unreadable))
     return Run(folder.path, folder.classifier, evaluation)
 
 
@@ -158,6 +160,8 @@ def _steps(work: _Work, trainer: Trainer, log: RunLog) -> None:
         with work.stop.interruptible():
             batch = next(batches)
         waited = time.monotonic() - started
+        for line in _passed_over(batch.unreadable):
+            log.say(line)
         loss = trainer.step(batch)
         meter.add(waited, time.monotonic() - started)
         state.losses.append(loss)
@@ -170,6 +174,11 @@ def _steps(work: _Work, trainer: Trainer, log: RunLog) -> None:
             save_checkpoint(state, work.folder.checkpoints, run.keep_checkpoints)
         if any_rank(work.stop.asked):
             raise StopRequestedError
+
+
+def _passed_over(unreadable: Iterable[tuple[str, str]]) -> list[str]:
+    """What to say of training images that cannot be read."""
+    return [f"{printable(name)} cannot be read ({code}): another image takes its place" for name, code in unreadable]
 
 
 def _log(trainer: Trainer, meter: Meter, log: RunLog) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from torch import nn
 
@@ -37,19 +38,35 @@ def take_score(
     return evaluation
 
 
-def report(config: TrainConfig, folder: RunFolder, splits: Splits, evaluation: Evaluation, seconds: float) -> None:
-    """Write plots/ and report.html."""
+def report(
+    config: TrainConfig,
+    folder: RunFolder,
+    splits: Splits,
+    evaluation: Evaluation,
+    took: tuple[float, Sequence[tuple[str, str]]],
+) -> None:
+    """Write plots/ and report.html.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        splits: the data.
+        evaluation: the final scores.
+        took: seconds of training, and name and code of the training images that could not be read.
+    """
+    seconds, unreadable = took
     source = splits.val if splits.test is None else splits.test
     size = model_size(config.model)
     environment = folder.read_environment()
     text = ReportText(
-        title=f"{config.data.path}: {len(config.class_names)} classes",
+        title=f"{Path(config.data.path).stem}: {len(config.class_names)} classes",
         facts={
             "model": f"{config.model.layout}, {size.parameters / 1e6:.1f} M parameters, "
             f"{size.multiply_adds / 1e6:,.0f} M multiply-adds at {config.model.image_size} px",
             "data": f"{len(splits.train)} images to train on, {len(splits.val)} to validate, {len(source)} scored here",
             "length": f"{config.run.steps} steps of {config.run.batch_size} images",
             "duration": f"{seconds / 60:.1f} minutes",
+            "unreadable": ", ".join(f"{name} ({code})" for name, code in unreadable) or "no training image",
         },
         choices=config.choices,
         commands=(
