@@ -30,7 +30,9 @@ def test_pictures_and_folders_that_are_named_are_there() -> None:
 
 
 def test_the_family_table_is_the_family() -> None:
-    rows = re.findall(r"^\| `(coatnet_\w+)` \| ([CT-]+) \| ([\d,.]+) M \| ([\d,.]+) G \| (\d+) px \|$", README, re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(coatnet_\w+)` \| ([CT-]+) \| ([\d,.]+) M \| ([\d,.]+) G \| (\d+) px \|$", README, re.MULTILINE
+    )
     expected = []
     for name, config in FAMILY.items():
         size = model_size(config)
