@@ -39,8 +39,8 @@ def _small_members(name: str, depths: tuple[int, ...], widths: tuple[int, ...]) 
     """One size for 32, 64 and 128 px images.
 
     Five halvings would leave one token of 32 px; so halvings are left out where the last stage would fall below 4x4
-    tokens: those of the stem and of S4 at 32 px, of S4 at 64 px, none at 128 px. The stem rather than S1 at 32 px: every
-    pixel counts there, and its two convolutions cost less than a block of MBConv.
+    tokens: those of the stem and of S4 at 32 px, of S4 at 64 px, none at 128 px. The stem rather than S1 at 32 px:
+    every pixel counts there, and its two convolutions cost less than a block of MBConv.
     """
     strides = {32: (1, 2, 2, 2, 1), 64: (2, 2, 2, 2, 1), 128: (2, 2, 2, 2, 2)}
     return {
