@@ -99,7 +99,7 @@ def test_a_run_from_start_to_end(image_folder, tmp_path, capsys, monkeypatch):
         assert (tmp_path / name).exists()
     config = TrainConfig.model_validate_json((tmp_path / "runs/shapes/config.json").read_bytes())
     assert (config.run.steps, config.run.epochs, config.run.batch_size) == (2, None, 4)
-    assert config.optimizer.learning_rate == pytest.approx(1e-3 / 4)  # the recipe's for this batch
+    assert config.optimizer.learning_rate == pytest.approx(1.4e-3 / 4)  # the recipe's for this batch
     assert not config.augmentation.horizontal_flip
 
     # A new folder for another run; --resume goes on with what is there, and with nothing else.

@@ -39,7 +39,8 @@ def config(**run: object) -> TrainConfig:
     whole = small_data("digits").replace(model=TINY)
     augmentation = {"mixup": 0.4, "cutmix": 1.0, "erasing": 0.3}
     pace = {"steps": 12, "batch_size": 16, "evaluate_every": 6, "save_every": 5, "log_every": 1, "device": "cpu"}
-    return lay_over(whole, augmentation=augmentation, run={**pace, **run}, data={"workers": 0})
+    rate = {"learning_rate": 1e-3}  # whatever a recipe may choose
+    return lay_over(whole, augmentation=augmentation, run={**pace, **run}, data={"workers": 0}, optimizer=rate)
 
 
 def sha256(path: Path) -> str:

@@ -200,7 +200,9 @@ def _evaluate(work: _Work, trainer: Trainer, log: RunLog) -> None:
     evaluation = trainer.evaluate(work.splits.val, "val", work.stop)
     trainer.state.best = max(trainer.state.best, evaluation.top1)
     log.write({"step": step, "evaluation": "val", **evaluation.summary()})
-    log.say(f"step {step}: validation accuracy {evaluation.top1:.2%}, loss {evaluation.loss:.3f}")
+    unread = len(evaluation.unreadable)
+    counted = f", {unread} of {evaluation.num_images} images cannot be read and count as wrong" if unread else ""
+    log.say(f"step {step}: validation accuracy {evaluation.top1:.2%}, loss {evaluation.loss:.3f}{counted}")
 
 
 def _stream(config: TrainConfig, splits: Splits) -> TrainingStream:
