@@ -227,3 +227,22 @@ def test_a_signal_saves_and_resume_ends_like_an_uninterrupted_run(tmp_path: Path
     assert not (stopped / "classifier").exists()
     subprocess.run(command_line("resume", str(stopped)), env=environment, check=True)
     assert final(stopped) == final(whole)
+
+
+def test_what_cannot_be_read_is_named_and_counted(
+    tmp_path: Path, image_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(6):  # enough that both training and the scored parts get some
+        (image_folder / "cross" / f"bad{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 50)
+    chosen = small_data(str(image_folder)).replace(model=TINY.replace(num_classes=3))
+    pace = {"steps": 2, "batch_size": 4, "evaluate_every": 1, "device": "cpu"}
+    run = train(
+        lay_over(chosen, run=pace, data={"workers": 0, "max_bad": 0.5, "val_fraction": 0.4, "test_fraction": 0.3}),
+        tmp_path / "run",
+    )
+    said = capfd.readouterr().err
+    assert "cannot be read (truncated): another image takes its place" in said
+    scored = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert scored["unreadable"] > 0
+    assert f"{scored['unreadable']} of {scored['images']} images cannot be read and count as wrong" in said
+    assert "bad" in (run.folder / "report.html").read_text()
