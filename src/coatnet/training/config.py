@@ -70,7 +70,7 @@ class RunConfig(Frozen):
     evaluate_every: PositiveInt | None = None
     """Steps between evaluations on the validation split. Default: 10 evaluations, and at most one an epoch."""
     save_every: PositiveInt | None = None
-    """Steps between checkpoints. Default: with each evaluation."""
+    """Steps between checkpoints. Default: with each evaluation, and at least every 500."""
     keep_checkpoints: PositiveInt = 2
     """How many checkpoints to keep, the newest."""
     log_every: PositiveInt | None = None
