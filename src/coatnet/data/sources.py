@@ -5,7 +5,7 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from PIL import Image
@@ -81,6 +81,11 @@ class Splits:
     test: Source | None
     chosen: SplitRecord | None
     notes: tuple[str, ...] = ()
+
+    @property
+    def final(self) -> tuple[Source, Literal["test", "val"]]:
+        """What the score at the end of a run is taken on, and its name: test, else val."""
+        return (self.val, "val") if self.test is None else (self.test, "test")
 
 
 def open_data(config: DataConfig, record: SplitRecord | None = None) -> Splits:
@@ -169,9 +174,6 @@ def find_parts(config: DataConfig) -> Found:
     if suffix == ".csv":
         return read_csv(path, config.image_column, config.label_column)
     raise DataError(f"{printable(str(path))} is a file that ends in neither .parquet nor .csv.", hint=LAYOUTS)
-
-
-_find = find_parts  # the name by which evaluation imports it
 
 
 def _not_there(path: Path) -> DataError:

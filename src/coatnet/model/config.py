@@ -125,6 +125,14 @@ class CoAtNetConfig(Frozen):
         """Width of the hidden dense layer of the head, 0 for none."""
         return self.stages[-1].width if self.hidden_width is None else self.hidden_width
 
+    def inner_width(self, width: int) -> int:
+        """Channels inside MBConv and inside the feed-forward part of a block that gives `width` (paper 8.1)."""
+        return int(width * self.expansion)
+
+    def squeeze_width(self, width: int) -> int:
+        """Bottleneck of squeeze-and-excitation in a block that gives `width` (paper 8.1); 0 for none."""
+        return max(1, int(width * self.squeeze_ratio)) if self.squeeze_ratio else 0
+
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """Sizes of the feature map after the stem and after each stage, for an image of `height` x `width` pixels."""
         sizes = [(_ceil_divide(height, self.stem_stride), _ceil_divide(width, self.stem_stride))]

@@ -105,11 +105,6 @@ class SqueezeExcitation(nn.Module):
         return x_BHWC * gate_BC[:, None, None, :]
 
 
-def squeeze_width(config: CoAtNetConfig, width: int) -> int:
-    """Bottleneck of squeeze-and-excitation, from the block's output width (paper 8.1); 0 for none."""
-    return max(1, int(width * config.squeeze_ratio)) if config.squeeze_ratio else 0
-
-
 class MBConv(nn.Module):
     """x <- Proj(Pool(x)) + Shrink(SE(Depthwise(Expand(Norm(x))))) (Eq. 5), pre-norm, GELU.
 
@@ -125,7 +120,7 @@ class MBConv(nn.Module):
         self, config: CoAtNetConfig, *, input_width: int, width: int, stride: int = 1, drop_rate: float = 0.0
     ) -> None:
         super().__init__()
-        inner = int(width * config.expansion)
+        inner = config.inner_width(width)
         self.expand_stride, depthwise_stride = (stride, 1) if config.stride_location == "expand" else (1, stride)
         self.pool = Pool(config) if stride > 1 else nn.Identity()
         self.projection = nn.Linear(input_width, width) if input_width != width else nn.Identity()
@@ -135,7 +130,7 @@ class MBConv(nn.Module):
         self.depthwise = nn.Conv2d(inner, inner, 3, stride=depthwise_stride, padding=1, groups=inner, bias=False)
         self.depthwise_norm = convolution_norm(config, inner)
         self.activation = activation(config)
-        bottleneck = squeeze_width(config, width)
+        bottleneck = config.squeeze_width(width)
         self.squeeze_excitation = SqueezeExcitation(inner, bottleneck) if bottleneck else nn.Identity()
         self.shrink = nn.Linear(inner, width)
         self.stochastic_depth = StochasticDepth(drop_rate)

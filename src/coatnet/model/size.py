@@ -105,19 +105,19 @@ def _stage(config: CoAtNetConfig, stage: Stage, input_width: int, grids: tuple[G
 
 def _mbconv(config: CoAtNetConfig, width_in: int, width: int, grids: tuple[Grid, Grid]) -> Size:
     before, after = grids
-    inner = int(width * config.expansion)
+    inner = config.inner_width(width)
     expanded = after if config.stride_location == "expand" else before
     size = _norm(width_in) + _dense(width_in, inner, _tokens(expanded), bias=False) + _norm(inner)
     size = size + Size(9 * inner, 9 * inner * _tokens(after)) + _norm(inner)
-    if config.squeeze_ratio:
-        bottleneck = max(1, int(width * config.squeeze_ratio))
+    bottleneck = config.squeeze_width(width)
+    if bottleneck:
         size = size + _dense(inner, bottleneck, 1) + _dense(bottleneck, inner, 1)
     return size + _dense(inner, width, _tokens(after))
 
 
 def _transformer(config: CoAtNetConfig, width_in: int, width: int, grids: tuple[Grid, Grid]) -> Size:
     grid, trained = grids
-    positions, inner = _tokens(grid), int(width * config.expansion)
+    positions, inner = _tokens(grid), config.inner_width(width)
     size = _norm(width_in) + _dense(width_in, 3 * width, positions) + _dense(width, width, positions)
     size = size + Size(0, 2 * positions**2 * width)
     if config.relative_attention:

@@ -44,7 +44,7 @@ class TransformerBlock(nn.Module):
             head_size=config.head_size,
             grid=grid if config.relative_attention else None,
         )
-        inner = int(width * config.expansion)
+        inner = config.inner_width(width)
         self.feed_forward_norm = nn.LayerNorm(width, eps=config.layer_norm_epsilon)
         self.feed_forward = nn.Sequential(nn.Linear(width, inner), activation(config), nn.Linear(inner, width))
         self.attention_depth = StochasticDepth(drop_rate)

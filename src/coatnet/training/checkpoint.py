@@ -137,7 +137,8 @@ def _read(state: TrainingState, folder: Path) -> None:
     numbers = json.loads((folder / "state.json").read_text())
     _unflatten(state.optimizer, load_file(folder / "optimizer.safetensors"), numbers["optimizer"])
     state.step, state.best, state.seconds = numbers["step"], numbers["best"], numbers["seconds"]
-    state.losses = [torch.tensor(loss) for loss in numbers["losses"]]
+    device = next(state.model.parameters()).device
+    state.losses = [torch.tensor(loss, device=device) for loss in numbers["losses"]]
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -246,5 +246,4 @@ def _measure(trial: Trainer, stream: TrainingStream, splits: Splits) -> Pace:
         trial.evaluate(sample, "val", StopSignal())
         per_image.append((time.perf_counter() - started) / len(sample))
     per_step = (ends[-1] - ends[UNTIMED_STEPS - 1]) / TIMED_STEPS
-    final = splits.val if splits.test is None else splits.test
-    return Pace(per_step, per_image[1] * len(splits.val), per_image[1] * len(final))
+    return Pace(per_step, per_image[1] * len(splits.val), per_image[1] * len(splits.final[0]))

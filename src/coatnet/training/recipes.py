@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from coatnet.data.augmentation import AugmentationConfig
+from coatnet.data.augmentation import AugmentationConfig, Resize
 from coatnet.data.images import ImageError, decode
 from coatnet.data.preprocess import Preprocess
 from coatnet.data.sources import DataConfig, Source, open_data
@@ -62,10 +62,10 @@ def small_data(
     choices.append(
         f"image size: {network.image_size} px, {'as asked' if image_size else 'what this model is made for'}"
     )
-    resize = "crop" if look.side <= network.image_size * 1.5 and not look.oblong else "stretch"
+    resize: Resize = "crop" if look.side <= network.image_size * 1.5 and not look.oblong else "stretch"
     preprocess = _preprocess(network.image_size, resize)
     choices.append(f"resize: {resize}, {'the images are nearly square' if resize == 'crop' else 'nothing is cut off'}")
-    augmentation = _augmentation(network.image_size, look, num_images)
+    augmentation = _augmentation(network.image_size, look)
     flip = "on, the images have colour" if augmentation.horizontal_flip else "off, grey images are often signs or text"
     choices.append(f"horizontal flip: {flip}")
     batch, reason = (batch_size, "as asked") if batch_size else _choose_batch(num_images)
@@ -112,7 +112,7 @@ def _choose_member(num_images: int, look: Look, image_size: int | None) -> tuple
     return f"coatnet_{kind}_{size}", reason
 
 
-def _preprocess(image_size: int, resize: Any) -> Preprocess:
+def _preprocess(image_size: int, resize: Resize) -> Preprocess:
     """Bilinear, as the random views of training are; statistics near those of most photographs, on a round scale."""
     side = (image_size, image_size)
     return Preprocess(
@@ -120,15 +120,16 @@ def _preprocess(image_size: int, resize: Any) -> Preprocess:
     )
 
 
-def _augmentation(image_size: int, look: Look, num_images: int) -> AugmentationConfig:
+def _augmentation(image_size: int, look: Look) -> AugmentationConfig:
     small = image_size <= 32
+    if small and not look.grey:  # coloured thumbnails: turning and zooming would blur what few pixels they have
+        return AugmentationConfig(horizontal_flip=True, crop_padding=4, label_smoothing=0.1)
     return AugmentationConfig(
         horizontal_flip=not look.grey,
-        crop_padding=4 if small and not look.grey else 0,
-        rotation=0.0 if small and not look.grey else 15.0,
-        translation=0.0 if small and not look.grey else 0.1,
-        zoom=(1.0, 1.0) if small and not look.grey else (0.85, 1.2),
-        color_jitter=0.0 if small or look.grey else 0.2,
+        rotation=15.0,
+        translation=0.1,
+        zoom=(0.85, 1.2),
+        color_jitter=0.0 if look.grey else 0.2,
         label_smoothing=0.1,
     )
 

@@ -32,8 +32,8 @@ def take_score(
     classifier: Classifier, splits: Splits, folder: RunFolder, should_stop: Callable[[], bool]
 ) -> Evaluation:
     """The final score, taken once: on test, else on validation. It is what `coatnet evaluate` gives."""
-    source, split = (splits.val, "val") if splits.test is None else (splits.test, "test")
-    evaluation = evaluate(classifier, source, split=split, should_stop=should_stop)  # type: ignore[arg-type]
+    source, split = splits.final
+    evaluation = evaluate(classifier, source, split=split, should_stop=should_stop)
     folder.evaluation.write_text(json.dumps(evaluation.as_dict(), indent=1))
     return evaluation
 
@@ -55,7 +55,7 @@ def report(
         took: seconds of training, and name and code of the training images that could not be read.
     """
     seconds, unreadable = took
-    source = splits.val if splits.test is None else splits.test
+    source, _ = splits.final
     size = model_size(config.model)
     environment = folder.read_environment()
     text = ReportText(
