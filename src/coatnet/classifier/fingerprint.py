@@ -42,13 +42,19 @@ def take_fingerprint(sha256: str, engine: Engine, preprocess: Preprocess) -> Fin
     Raises:
         QualityError: the logits are not finite.
     """
-    image = preprocess(fingerprint_image())
-    logits = engine.logits(image[None])[0]
+    logits = engine.logits(preprocess(fingerprint_image())[None])[0]
     if not np.isfinite(logits).all():
         raise QualityError("The network's logits are not finite.", "The weights have diverged.")
+    shown = shown_input(preprocess).ravel()
+    return FingerprintRecord(sha256=sha256, input=tuple(shown.tolist()), logits=tuple(logits.tolist()))
+
+
+def shown_input(preprocess: Preprocess) -> NDArray[np.float32]:
+    """What the fixed image becomes before it enters the network, at 8 x 8 places: (3, 64)."""
+    image = preprocess(fingerprint_image())
     rows, columns = (np.arange(GRID) * (side - 1) // (GRID - 1) for side in image.shape[1:])
-    places = image[:, rows][:, :, columns]
-    return FingerprintRecord(sha256=sha256, input=tuple(places.ravel().tolist()), logits=tuple(logits.tolist()))
+    places: NDArray[np.float32] = image[:, rows][:, :, columns].reshape(3, -1)
+    return places
 
 
 def check_fingerprint(

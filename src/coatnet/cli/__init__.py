@@ -15,6 +15,8 @@ VERBS = {
     "resume": ("RUN", "Go on with a run that stopped."),
     "evaluate": ("CLASSIFIER [DATA] [OPTIONS]", "Score a classifier on a data set."),
     "predict": ("CLASSIFIER IMAGES... [OPTIONS]", "Name what is to be seen in images."),
+    "compare": ("RUN RUN... [OPTIONS]", "Put runs side by side."),
+    "doctor": ("PATH [DATA] [OPTIONS]", "Say what a checkpoint is, and what looks wrong with it."),
 }
 """How each verb is used, and what it does: all that `coatnet --help` needs to know of it."""
 

@@ -16,8 +16,10 @@ from rich.text import Text
 from coatnet.data.samples import printable
 
 if TYPE_CHECKING:
+    from coatnet.classifier.doctor import Examination
     from coatnet.cli.answers import Answer
     from coatnet.evaluation.metrics import Evaluation
+    from coatnet.training.compare import Comparison
     from coatnet.training.config import TrainConfig
     from coatnet.training.loop import Run
 
@@ -104,6 +106,34 @@ def show_answers(answers: Iterable[Answer], as_json: bool) -> list[Path]:
         sys.stdout.write((json.dumps({"image": name, **told}) if as_json else line) + "\n")
         sys.stdout.flush()
     return unread
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """What runs reached, and the settings in which they differ."""
+    from coatnet.training.compare import result_rows
+
+    table = _table("results", "run")
+    for heading in ("steps", "images/s", "best validation", "final accuracy"):
+        table.add_column(heading, justify="right")
+    for row in result_rows(comparison):
+        table.add_row(*(printable(text) for text in row))
+    _print(table)
+    if comparison.differences:
+        settings = _table("settings that differ", "setting", *(run.name for run in comparison.runs))
+        for name, values in comparison.differences.items():
+            settings.add_row(name, *(printable(value) for value in values))
+        _print("", settings)
+
+
+def show_examination(examination: Examination) -> None:
+    """What a checkpoint is, and a line for each thing that was looked at."""
+    _print(Text(examination.kind, "bold"))
+    for name, value in examination.facts.items():
+        _print(Text.assemble((f"  {name}: ", "bold"), printable(value)))
+    styles = {"fine": "green", "note": "yellow", "wrong": "bold red"}
+    for finding in examination.findings:
+        hint = f" ({printable(finding.hint)})" if finding.hint else ""
+        _print(Text.assemble((f"{finding.level:6}", styles[finding.level]), printable(finding.text), hint))
 
 
 def _class_table(score: Evaluation) -> Table:

@@ -43,7 +43,8 @@ class Series:
 
 
 def curves(path: Path, losses: Sequence[Series], rates: Sequence[Series] = ()) -> None:
-    """Losses against the step above, rates (fractions, drawn in per cent) below on the same steps.
+    """Losses against the step above, rates (fractions, drawn in per cent) below on the same steps. The same
+    name has the same colour in both.
 
     A loss that falls by more than a factor of 20 gets a logarithmic axis. Beyond 300 points the raw line is drawn pale
     under its running median, so that the noise of single batches does not hide the course.
@@ -60,8 +61,10 @@ def curves(path: Path, losses: Sequence[Series], rates: Sequence[Series] = ()) -
         panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panels[0].set_ylabel("loss")
     if rates:
+        same = {one.name: position for position, one in enumerate(losses)}
         for position, one in enumerate(rates, start=1):
-            _draw_line(panels[1], Series(name=one.name, x=one.x, y=[100 * value for value in one.y]), position)
+            percent = Series(name=one.name, x=one.x, y=[100 * value for value in one.y])
+            _draw_line(panels[1], percent, same.get(one.name, position))
         panels[1].set_ylabel("per cent")
     panels[-1].set_xlabel("step")
     for panel in panels:
