@@ -25,7 +25,7 @@ CONSTANTS = {
     "the scale 0 to 1": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 """Ways to normalise that are in use: torchvision's, the `rw` weights of timm, our recipe's, none at all."""
-SUSPECT_DIVERGENCE, SUSPECT_RATIO = 0.5, 4.0
+SUSPECT_DIVERGENCE, SUSPECT_RATIO = 0.1, 4.0
 """Nats between the first batch norm's running statistics and those of the images, above which the normalisation is
 suspected if another one comes this many times nearer. Measured in benchmarks/doctor.md."""
 
