@@ -186,7 +186,7 @@ def test_what_cannot_be_saved_is_said(tmp_path):
         def logits(self, images):
             return np.zeros((len(images), 3), np.float32)
 
-    with pytest.raises(ConfigError, match="Only a classifier whose network is a CoAtNet"):
+    with pytest.raises(ConfigError, match="Only a classifier whose network was made by create_model"):
         Classifier(Constant(), Preprocess(image_size=32), NAMES).save(tmp_path / "a")
     diverged = tiny_model()
     with torch.no_grad():

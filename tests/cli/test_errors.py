@@ -169,7 +169,7 @@ for command in json.load(sys.stdin):
     answers[command] = code, told.getvalue()
 print(json.dumps(answers))
 """
-HELP = ["", "--help", "-h", "--version", "models", "models --json"]
+HELP = ["", "--help", "-h", "--version", "models", "models --json", "models --published"]
 HELP += [f"{verb} --help" for verb in ("models", "train", "resume", "evaluate", "predict")]
 
 

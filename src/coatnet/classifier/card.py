@@ -5,13 +5,14 @@ from collections.abc import Sequence
 
 from coatnet.data.preprocess import Preprocess
 from coatnet.model.config import CoAtNetConfig
+from coatnet.model.guests import PREFIX, GuestConfig
 from coatnet.version import __version__
 
 CARD = """\
 # Image classifier
 
-A CoAtNet (arXiv 2106.04803) with the layout {layout} and {num_classes} classes, written by coatnet {version}.
-Blocks per stage: {depths}. Channels per stage: {widths}. The whole configuration is in `config.json`.
+{network}, with {num_classes} classes, written by coatnet {version}.
+The whole configuration is in `config.json`.
 
 ## Use
 
@@ -40,17 +41,27 @@ Images are turned upright and made RGB, then resized and normalised; `Classifier
 """
 
 
-def model_card(config: CoAtNetConfig, preprocess: Preprocess, class_names: Sequence[str]) -> str:
+def model_card(config: CoAtNetConfig | GuestConfig, preprocess: Preprocess, class_names: Sequence[str]) -> str:
     """README.md of a classifier folder."""
     listed = "\n".join(f"- {json.dumps(name, ensure_ascii=False)}" for name in class_names[:100])
     more = f"\n- and {len(class_names) - 100} more in `labels.json`" if len(class_names) > 100 else ""
     settings = "\n".join(f"| {name} | {value} |" for name, value in preprocess.model_dump().items())
     return CARD.format(
-        layout=config.layout,
-        depths=", ".join(str(stage.depth) for stage in config.stages),
-        widths=", ".join(str(stage.width) for stage in config.stages),
+        network=_network(config),
         num_classes=len(class_names),
         settings=settings,
         labels=listed + more,
         version=__version__,
+    )
+
+
+def _network(config: CoAtNetConfig | GuestConfig) -> str:
+    if isinstance(config, GuestConfig):
+        name = config.guest.removeprefix(PREFIX)
+        return f"timm's `{name}` for images of {config.image_size} x {config.image_size} pixels"
+    depths = ", ".join(str(stage.depth) for stage in config.stages)
+    widths = ", ".join(str(stage.width) for stage in config.stages)
+    return (
+        f"A CoAtNet (arXiv 2106.04803) with the layout {config.layout}, blocks per stage {depths}, "
+        f"channels per stage {widths}"
     )

@@ -18,7 +18,9 @@ from coatnet.classifier.folder import CARD, WEIGHTS, Contents, find_folder, repl
 from coatnet.classifier.inputs import AnyImage, as_array
 from coatnet.data.preprocess import Preprocess
 from coatnet.errors import ConfigError, ModelFileError, QualityError
+from coatnet.model.catalogue import DEFAULT
 from coatnet.model.config import CoAtNetConfig
+from coatnet.model.guests import GuestConfig
 from coatnet.runtime.engines import Engine, Precision, TorchEngine
 
 if TYPE_CHECKING:
@@ -48,13 +50,13 @@ class Classifier:
     """Images in, class names out.
 
     Args:
-        model_or_engine: a CoAtNet, which is moved to the fastest device of this machine; or an Engine.
+        model_or_engine: what `create_model` gives, which is moved to the fastest device of this machine; or an Engine.
         preprocess: how images become input; default: the model's own image size.
-        class_names: one per logit, all different; default for a CoAtNet: "0", "1", ...
+        class_names: one per logit, all different; default for a model with a config: "0", "1", ...
 
     Raises:
         ConfigError: the model does not take RGB images, names do not fit the classes, or something is not given that
-            only a CoAtNet's config can tell.
+            only a model's config can tell.
     """
 
     def __init__(
@@ -66,9 +68,7 @@ class Classifier:
         self.engine = model_or_engine if isinstance(model_or_engine, Engine) else TorchEngine(model_or_engine)
         config = _config_of(self.engine)
         if config is None and (preprocess is None or class_names is None):
-            raise ConfigError(
-                "The model has no CoAtNetConfig, so preprocess and class_names cannot be guessed.", "Give both."
-            )
+            raise ConfigError("The model has no config, so preprocess and class_names cannot be guessed.", "Give both.")
         if config is not None and config.input_channels != 3:
             raise ConfigError(f"input_channels is {config.input_channels}; a classifier takes RGB images, so 3.")
         if config is not None:
@@ -147,12 +147,12 @@ class Classifier:
             folder: its place: nothing, an empty folder, or a classifier folder, which is replaced.
 
         Raises:
-            ConfigError: `folder` holds other things, or the network is not a CoAtNet.
+            ConfigError: `folder` holds other things, or the network is not one that `create_model` gives.
             QualityError: the network's logits are not finite.
         """
         engine, config = self.engine, _config_of(self.engine)
         if config is None or not isinstance(engine, TorchEngine):
-            raise ConfigError("Only a classifier whose network is a CoAtNet can be saved.")
+            raise ConfigError("Only a classifier whose network was made by create_model can be saved.")
         exact = TorchEngine(engine.model, str(engine.device))
         proof = take_fingerprint("", exact, self.preprocess)
 
@@ -188,13 +188,43 @@ class Classifier:
         from coatnet.model.family import create_model
         from coatnet.model.weights import load_weights
 
-        model = create_model(contents.config)
+        try:
+            model = create_model(contents.config)
+        except ConfigError as error:  # a guest that timm does not know
+            raise ModelFileError(f"{folder / 'config.json'}: {error.message}", error.hint) from None
         load_weights(model, folder / WEIGHTS)
         engine = TorchEngine(model, device, precision)
         exact = engine if precision == "float32" else TorchEngine(model, device)
         found = take_fingerprint(contents.fingerprint.sha256, exact, contents.preprocess)
         check_fingerprint(folder, contents.fingerprint, found, contents.preprocess)
         return cls(engine, contents.preprocess, contents.labels)
+
+    @classmethod
+    def published(cls, name: str | Path = DEFAULT, device: str = "auto", precision: Precision = "float32") -> Self:
+        """A classifier with published weights, from the cache of the Hugging Face hub, else from the hub.
+
+        Preprocessing and class names come from the weights' own record.
+
+        Args:
+            name: "timm/NAME.TAG" of any timm model (`coatnet models --published` lists the CoAtNets), or a folder that
+                holds weights and their config.json, or a file of weights with it beside.
+            device: see `TorchEngine`.
+            precision: see `TorchEngine`.
+
+        Raises:
+            ConfigError: there are no such weights, or their preprocessing is none that coatnet has.
+            MissingPartError: the weights are not here, and the hub does not answer.
+            ModelFileError: the weights or their record are damaged, or of another network.
+        """
+        from coatnet.classifier.published import class_names_of, preprocess_of
+        from coatnet.model.guest_weights import load_guest
+        from coatnet.model.published import find_published
+
+        place = Path(name) if isinstance(name, Path) or Path(name).exists() else None
+        record, files = find_published("" if place else str(name), place)
+        preprocess = preprocess_of(record)
+        engine = TorchEngine(load_guest(record, files.weights, {}), device, precision)
+        return cls(engine, preprocess, class_names_of(record))
 
 
 def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -213,9 +243,9 @@ def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return shares
 
 
-def _config_of(engine: Engine) -> CoAtNetConfig | None:
+def _config_of(engine: Engine) -> CoAtNetConfig | GuestConfig | None:
     config = getattr(engine.model, "config", None) if isinstance(engine, TorchEngine) else None
-    return config if isinstance(config, CoAtNetConfig) else None
+    return config if isinstance(config, CoAtNetConfig | GuestConfig) else None
 
 
 def _name_problem(names: Sequence[str], num_classes: int | None) -> str:

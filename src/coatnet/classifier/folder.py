@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from coatnet.data.preprocess import Preprocess
 from coatnet.errors import ConfigError, ModelFileError
 from coatnet.frozen import Frozen, explain
-from coatnet.model.config import CoAtNetConfig
+from coatnet.model.family import ModelConfig
 from coatnet.version import __version__
 
 FORMAT = 1
@@ -33,7 +33,7 @@ class ConfigRecord(Frozen):
     format: int = FORMAT
     coatnet: str = __version__
     """Version that wrote the folder; only told."""
-    model: CoAtNetConfig
+    model: ModelConfig
 
 
 class LabelsRecord(Frozen):
@@ -58,7 +58,7 @@ class FingerprintRecord(Frozen):
 class Contents:
     """What a classifier folder says, less its weights."""
 
-    config: CoAtNetConfig
+    config: ModelConfig
     preprocess: Preprocess
     labels: tuple[str, ...]
     fingerprint: FingerprintRecord

@@ -10,7 +10,7 @@ from coatnet.cli.errors import exit_code
 from coatnet.version import __version__
 
 VERBS = {
-    "models": ("[OPTIONS]", "List the members of the family with their sizes."),
+    "models": ("[OPTIONS]", "List the members of the family, or published weights."),
     "train": ("DATA [OPTIONS]", "Train a classifier from a folder of images."),
     "resume": ("RUN", "Go on with a run that stopped."),
     "evaluate": ("CLASSIFIER [DATA] [OPTIONS]", "Score a classifier on a data set."),

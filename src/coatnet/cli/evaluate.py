@@ -8,9 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from coatnet.classifier import Classifier
 from coatnet.cli import tables
-from coatnet.cli.runs import data_of, split_of
+from coatnet.cli.runs import data_of, open_classifier, split_of
 from coatnet.evaluation.evaluate import BATCH_SIZE, Bad, Split
 from coatnet.evaluation.evaluate import evaluate as score
 from coatnet.runtime.engines import Precision
@@ -31,7 +30,7 @@ def evaluate(  # noqa: PLR0913 (flags)
     """Score a classifier on a data set: the test split, else val, else all of it.
 
     Args:
-        classifier: a run folder or a classifier folder.
+        classifier: a run folder, a classifier folder, or published weights as timm/NAME.TAG.
         data: what `coatnet train` takes; after a run folder it may be left out: the data of the run.
         split: which part of the data.
         bad: images that cannot be read count as wrong, or are excluded; they are named in any case.
@@ -41,6 +40,6 @@ def evaluate(  # noqa: PLR0913 (flags)
         precision: of the forward pass.
     """
     config, record = data_of(classifier, data), split_of(classifier)
-    loaded = Classifier.load(classifier, device, precision)
+    loaded = open_classifier(classifier.as_posix(), device, precision)
     result = score(loaded, config, split=split, bad=bad, batch_size=batch_size, record=record)
     tables.show_json(result.as_dict()) if json else tables.show_evaluation(result)

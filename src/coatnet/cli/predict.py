@@ -8,15 +8,16 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from coatnet.classifier import Classifier
-from coatnet.cli import tables
+from coatnet.cli import runs, tables
 from coatnet.cli.answers import answers, check_all_read, find_images
+from coatnet.errors import ConfigError
 
 
 def predict(
-    classifier: Path,
+    classifier: str,
     /,
-    *images: Annotated[Path, Parameter(required=True)],
+    *images: Path,
+    published: Annotated[bool, Parameter(negative=())] = False,
     top: Annotated[int, Parameter(validator=Number(gte=1))] = 5,
     json: Annotated[bool, Parameter(negative=())] = False,
     device: str = "auto",
@@ -24,12 +25,18 @@ def predict(
     """Name what is to be seen in images, a line for each. One that cannot be read is told, and the exit code is then 3.
 
     Args:
-        classifier: a run folder or a classifier folder.
+        classifier: a run folder, a classifier folder, or published weights as timm/NAME.TAG.
         images: files, or folders that are searched for images.
+        published: CLASSIFIER is the name of published weights, as NAME.TAG, or a folder or file of them; it may be left
+            out for a good default. `coatnet models --published` lists names.
         top: how many classes to list.
         json: print one object a line instead; probabilities are fractions.
         device: auto, cpu, cuda, cuda:N or mps.
     """
+    if published:
+        classifier, images = runs.published_and_images(classifier, images)
+    if not images:
+        raise ConfigError("IMAGES is missing", "give files or folders of images after the classifier")
     paths = find_images(images)
-    loaded = Classifier.load(classifier, device)
+    loaded = runs.open_classifier(classifier, device, published=published)
     check_all_read(tables.show_answers(answers(loaded, paths, top), json))

@@ -8,14 +8,22 @@ from typing import Any
 
 import numpy as np
 
+from coatnet.classifier import Classifier
 from coatnet.classifier.doctor import Sample
 from coatnet.classifier.folder import find_folder
 from coatnet.cli.flags import stored_path
+from coatnet.data.folders import IMAGE_SUFFIXES
 from coatnet.data.images import ImageError, decode
 from coatnet.data.sources import DataConfig, SplitRecord, open_data
 from coatnet.data.splitting import stored_split
 from coatnet.errors import ConfigError
+from coatnet.model.catalogue import DEFAULT
+from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import member
+from coatnet.model.guests import PREFIX, GuestConfig
+from coatnet.model.hub import WEIGHTS_SUFFIXES, holds_weights
+from coatnet.model.published import is_published_name
+from coatnet.runtime.engines import Precision
 from coatnet.training.config import lay_over
 from coatnet.training.folder import RunFolder, default_folder, is_taken
 
@@ -63,8 +71,45 @@ def check_unchanged(
                 raise ConfigError(f"--{name.replace('_', '-')}: {was}", hint)
     if image_size not in (None, stored.model.image_size):
         raise ConfigError(f"--image-size: {stored.model.image_size} in {folder}, got {image_size}", hint)
-    if model is not None and member(model).stages != stored.model.stages:
+    if model is not None and _architecture(member(model)) != _architecture(stored.model):
         raise ConfigError(f"--model: {folder} trains another than {model}", hint)
+
+
+def _architecture(config: CoAtNetConfig | GuestConfig) -> object:
+    """What tells one network from another, whatever its classes and image size."""
+    return config.guest if isinstance(config, GuestConfig) else config.stages
+
+
+def published_and_images(word: str, images: tuple[Path, ...]) -> tuple[str, tuple[Path, ...]]:
+    """What the words after --published mean: the first may be the name or the place of weights, or an image already.
+
+    Returns:
+        The name or place, and the images.
+    """
+    path = Path(word)
+    if path.exists():
+        is_place = holds_weights(path) if path.is_dir() else path.suffix in WEIGHTS_SUFFIXES
+        return (word, images) if is_place else (DEFAULT, (path, *images))
+    name = word if word.startswith(PREFIX) else PREFIX + word
+    if path.suffix and path.suffix.lower() not in IMAGE_SUFFIXES and is_published_name(name):
+        return name, images
+    return (word, images) if word.startswith(PREFIX) else (DEFAULT, (path, *images))
+
+
+def open_classifier(
+    word: str, device: str = "auto", precision: Precision = "float32", published: bool = False
+) -> Classifier:
+    """The classifier that a word names: a folder, or published weights.
+
+    Args:
+        word: a run folder, a classifier folder, or "timm/NAME.TAG".
+        device: see `TorchEngine`.
+        precision: see `TorchEngine`.
+        published: the word names published weights, or where they lie.
+    """
+    if published or (is_published_name(word) and not Path(word).exists()):
+        return Classifier.published(word, device, precision)
+    return Classifier.load(word, device, precision)
 
 
 def run_of(path: Path) -> Path | None:

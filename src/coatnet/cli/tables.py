@@ -49,6 +49,24 @@ def show_models(rows: Sequence[dict[str, Any]]) -> None:
     _print("Parameters with 1000 classes; multiply-adds for one image of that size. M is 10^6, G is 10^9.")
 
 
+def show_published(rows: Sequence[dict[str, Any]]) -> None:
+    """Published weights, with what they reach and how images are prepared for them."""
+    table = _table("Published CoAtNets", "name")
+    for heading in ("parameters", "multiply-adds", "top-1", "image size"):
+        table.add_column(heading, justify="right")
+    for heading in ("crop", "mean", "std"):
+        table.add_column(heading)
+    for row in rows:
+        sizes = f"{row['parameters'] / 1e6:,.2f} M", f"{row['multiply_adds'] / 1e9:,.2f} G"
+        reached = "-" if row["top1"] is None else f"{100 * row['top1']:.2f} %"
+        crop = f"{row['crop_mode']} {row['crop_fraction']:g}"
+        mean, std = (" ".join(f"{channel:g}" for channel in row[name]) for name in ("mean", "std"))
+        table.add_row(row["name"].removeprefix("timm/"), *sizes, reached, f"{row['image_size']} px", crop, mean, std)
+    _print(table, "")
+    _print("Top-1: on ImageNet-1K as timm reports it; - for ImageNet-12K's classes. The resizing filter is bicubic.")
+    _print("Use one as timm/NAME: coatnet predict timm/coatnet_0_rw_224.sw_in1k photo.jpg")
+
+
 def show_choices(config: TrainConfig, folder: Path) -> None:
     """What a recipe chose, before training starts."""
     for choice in config.choices:

@@ -39,7 +39,7 @@ def train(  # noqa: PLR0913 (flags)
         resume: go on with the run in --out; start it if there is none.
         overwrite: remove the run in --out first.
         recipe: how to choose what is not given.
-        model: a member of the family instead of the recipe's choice; `coatnet models` lists them.
+        model: a member of the family instead of the recipe's choice; `coatnet models` lists them. Or timm/NAME.
         image_size: height and width of the network's input in pixels instead of the recipe's choice.
     """
     flags = {

@@ -28,10 +28,11 @@ class Preprocess(Frozen):
     image_size: tuple[int, int]
     """Height and width of the input in pixels; one number means a square."""
     resize: Literal["crop", "stretch", "pad"] = "crop"
-    """crop: the shorter side is resized to size / crop_fraction and the centre cut out. stretch: the whole image is
-    resized, its aspect ratio lost. pad: the whole image fits, and the rest is filled with the mean colour."""
+    """crop: the shorter side is resized to size / crop_fraction and the centre cut out. stretch: both sides are resized
+    so, the aspect ratio lost. pad: the whole image fits, and the rest is filled with the mean colour."""
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
-    """Share of the resized shorter side that the centre crop keeps; for resize=crop only."""
+    """Share of the resized image that the centre crop keeps: of the shorter side for resize=crop, of both sides for
+    resize=stretch."""
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
     """Pillow's filter; all three are antialiased when they shrink."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -81,7 +82,9 @@ class Preprocess(Frozen):
         picture = Image.fromarray(image)
         resample = _FILTERS[self.interpolation]
         if self.resize == "stretch":
-            return np.array(picture.resize((width, height), resample))
+            left, top = (side * (1 - self.crop_fraction) / 2 for side in picture.size)
+            box = (left, top, picture.width - left, picture.height - top)
+            return np.array(picture.resize((width, height), resample, box=box))
         if self.resize == "pad":
             scale = min(height / picture.height, width / picture.width)
             inner = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

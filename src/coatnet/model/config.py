@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Literal, Self, TypeVar
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from coatnet.errors import ConfigError
-from coatnet.frozen import Frozen
+from coatnet.frozen import Frozen, explain
 
+Model = TypeVar("Model", bound=Frozen)
 SMALLEST_IMAGE = 32
 """Shorter sides cannot be halved five times (paper section 3: the last stage stands at 1/32)."""
 
@@ -199,6 +201,19 @@ class CoAtNetConfig(Frozen):
         return cls.model_validate(
             {"stages": (stage,), "stem": "patch", "stem_width": widths[0], "stem_stride": strides[0], **choices}
         )
+
+
+def changed(config: Model, changes: Mapping[str, object]) -> Model:
+    """A config with some fields set otherwise.
+
+    Raises:
+        ConfigError: a change does not validate.
+    """
+    try:
+        return config.replace(**changes)
+    except ValidationError as error:
+        kind = type(config).__name__
+        raise ConfigError(f"model {explain(error)}", f"see {kind} for the fields and their ranges") from None
 
 
 def _continues(groups: list[str]) -> list[bool]:

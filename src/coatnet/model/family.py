@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, overload
 
-from pydantic import ValidationError
+from pydantic import Discriminator, Tag
 
 from coatnet.errors import ConfigError
-from coatnet.frozen import explain
-from coatnet.model.config import CoAtNetConfig
+from coatnet.model.config import CoAtNetConfig, changed
+from coatnet.model.guests import PREFIX, GuestConfig, guest
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from coatnet.model.coatnet import CoAtNet
+
+
+def _kind(value: Any) -> str:
+    """Only a guest's config has the key `guest`."""
+    is_guest = "guest" in value if isinstance(value, dict) else isinstance(value, GuestConfig)
+    return "guest" if is_guest else "coatnet"
+
+
+ModelConfig: TypeAlias = Annotated[
+    Annotated[CoAtNetConfig, Tag("coatnet")] | Annotated[GuestConfig, Tag("guest")], Discriminator(_kind)
+]
+"""The config of any network: one of ours, or a guest."""
 
 
 def _member(
@@ -70,35 +85,61 @@ FAMILY: dict[str, CoAtNetConfig] = {**PAPER, **SMALL}
 """Every member by name."""
 
 
-def member(name: str) -> CoAtNetConfig:
-    """The config of a member.
+def member(name: str) -> CoAtNetConfig | GuestConfig:
+    """The config of a member, or of a guest whose name begins with "timm/".
 
     Raises:
         ConfigError: no member has this name; the message lists the nearest.
     """
+    if name.startswith(PREFIX):
+        return guest(name)
     if name not in FAMILY:
         near = difflib.get_close_matches(name, FAMILY, n=3, cutoff=0.4) or list(FAMILY)[:3]
         raise ConfigError(
-            f"there is no model {name!r}; did you mean {', '.join(near)}?", "coatnet models lists them all"
+            f"there is no model {name!r}; did you mean {', '.join(near)}?",
+            "coatnet models lists them all; other networks are called timm/NAME",
         )
     return FAMILY[name]
 
 
-def create_model(model: str | CoAtNetConfig, **changes: object) -> CoAtNet:
-    """A network with fresh weights: an ordinary torch module whose forward takes `(B, 3, H, W)` and returns logits.
+@overload
+def create_model(model: CoAtNetConfig, pretrained: bool | str | Path = False, **changes: object) -> CoAtNet: ...
+
+
+@overload
+def create_model(model: str | GuestConfig, pretrained: bool | str | Path = False, **changes: object) -> nn.Module: ...
+
+
+def create_model(
+    model: str | CoAtNetConfig | GuestConfig, pretrained: bool | str | Path = False, **changes: object
+) -> nn.Module:
+    """A network: an ordinary torch module whose forward takes `(B, 3, H, W)` and returns logits.
 
     Args:
-        model: the name of a member, or a config.
+        model: the name of a member, "timm/NAME" or "timm/NAME.TAG" for a guest, or a config.
+        pretrained: for a guest: True loads the weights of the tag (timm's first one if none is named) from the cache
+            of the Hugging Face hub, else from the hub; a path loads a file or folder. Otherwise weights are fresh.
         changes: fields of the config to set otherwise, as `num_classes=10`.
 
     Raises:
-        ConfigError: an unknown name, or changes that do not validate.
+        ConfigError: an unknown name, changes that do not validate, or no weights are published for it.
+        MissingPartError: the weights are not here, and the hub does not answer.
+        ModelFileError: the weights are damaged or of another network.
     """
-    config = member(model) if isinstance(model, str) else model
-    try:
-        config = config.replace(**changes)
-    except ValidationError as error:
-        raise ConfigError(f"model {explain(error)}", "see CoAtNetConfig for the fields and their ranges") from None
+    if pretrained is not False:
+        from coatnet.model.published import create_published
+
+        if not isinstance(model, str) or not model.startswith(PREFIX):
+            shown = repr(model) if isinstance(model, str) else "a config"
+            raise ConfigError(
+                f"no weights are published for {shown}", "coatnet models --published lists CoAtNets that have weights"
+            )
+        return create_published(model, None if pretrained is True else Path(pretrained), **changes)
+    config = changed(member(model) if isinstance(model, str) else model, changes)
+    if isinstance(config, GuestConfig):
+        from coatnet.model.guests import create_guest
+
+        return create_guest(config)
     from coatnet.model.coatnet import CoAtNet
 
     return CoAtNet(config)

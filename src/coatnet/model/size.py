@@ -1,4 +1,5 @@
 """Parameters and multiply-adds of a config, counted from its numbers alone: no network is built, no torch imported.
+Only a guest is built to count it, on torch's meta device.
 
 Multiply-adds are those of convolutions, dense layers and both products of attention (QK^T and AV). Element-wise work is
 not counted; the paper's tables seem to count some of it, they print 1 to 3.5 % more.
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from coatnet.model.config import CoAtNetConfig, Stage
+from coatnet.model.guests import GuestConfig, guest_size
 
 Grid = tuple[int, int]
 
@@ -27,7 +29,7 @@ class Size(NamedTuple):
         return Size(self.parameters + other.parameters, self.multiply_adds + other.multiply_adds)
 
 
-def model_size(config: CoAtNetConfig, height: int | None = None, width: int | None = None) -> Size:
+def model_size(config: CoAtNetConfig | GuestConfig, height: int | None = None, width: int | None = None) -> Size:
     """Parameters, and multiply-adds for one image.
 
     Args:
@@ -35,6 +37,9 @@ def model_size(config: CoAtNetConfig, height: int | None = None, width: int | No
         height: of the image, pixels; the config's image size if not given.
         width: of the image, pixels; as `height` if not given.
     """
+    if isinstance(config, GuestConfig):
+        height = height or config.image_size
+        return Size(*guest_size(config, height, width or height))
     total = Size(0, 0)
     for part in part_sizes(config, height, width).values():
         total = total + part

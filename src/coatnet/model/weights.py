@@ -59,11 +59,18 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
-        raise ModelFileError(_mismatch(expected, found, origin), "load it into a model of the same config and classes")
+        raise ModelFileError(mismatch(expected, found, origin), "load it into a model of the same config and classes")
     model.load_state_dict(dict(tensors))
 
 
-def _mismatch(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], origin: str) -> str:
+def mismatch(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], origin: str) -> str:
+    """What does not fit, in one line: names on either side only, and other shapes.
+
+    Args:
+        expected: the model's shapes by name.
+        found: the file's.
+        origin: the file.
+    """
     shapes = [
         f"{name} {found[name]} for {expected[name]}"
         for name in sorted(expected.keys() & found.keys())

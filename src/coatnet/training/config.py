@@ -11,7 +11,7 @@ from coatnet.data.augmentation import AugmentationConfig
 from coatnet.data.preprocess import Preprocess
 from coatnet.data.sources import DataConfig
 from coatnet.frozen import Frozen
-from coatnet.model.config import CoAtNetConfig
+from coatnet.model.family import ModelConfig
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -92,7 +92,7 @@ class TrainConfig(Frozen):
     format: Literal[1] = 1
     """Version of this file's form."""
     data: DataConfig
-    model: CoAtNetConfig
+    model: ModelConfig
     preprocess: Preprocess
     augmentation: AugmentationConfig = AugmentationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -14,6 +14,7 @@ from coatnet.data.samples import printable
 from coatnet.data.sources import Splits, open_data
 from coatnet.errors import ConfigError, Stopped
 from coatnet.evaluation.metrics import Evaluation
+from coatnet.model.guests import GuestConfig, check_guest
 from coatnet.ranks import any_rank, is_main, world_size
 from coatnet.runtime.engines import find_device
 from coatnet.training.checkpoint import load_newest, save_checkpoint
@@ -75,6 +76,8 @@ def train(config: TrainConfig, folder: Path | str | None = None, *, overwrite: b
     device = find_device(config.run.device)
     if config.run.tensorboard:
         check_tensorboard()
+    if isinstance(config.model, GuestConfig):
+        check_guest(config.model)
     run_folder = RunFolder(default_folder(config.data.path) if folder is None else Path(folder))
     run_folder.check_free(overwrite)
     keep_freed_memory()

@@ -8,6 +8,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from coatnet.model.attention import RelativeBias
+from coatnet.model.guests import undecayed
 from coatnet.training.config import OptimizerConfig
 
 EMA_WARMUP_POWER = 0.75
@@ -16,7 +17,7 @@ EMA_WARMUP_POWER = 0.75
 
 def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW; biases, norms and relative tables are not decayed (the lineage's rule, paper 8.4 point 8)."""
-    tables = {module.table for module in model.modules() if isinstance(module, RelativeBias)}
+    tables = {module.table for module in model.modules() if isinstance(module, RelativeBias)} | undecayed(model)
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1 and parameter not in tables]
     kept = [parameter for parameter in model.parameters() if parameter.ndim <= 1 or parameter in tables]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]

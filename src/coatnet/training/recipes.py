@@ -11,7 +11,9 @@ from coatnet.data.images import ImageError, decode
 from coatnet.data.preprocess import Preprocess
 from coatnet.data.sources import DataConfig, Source, open_data
 from coatnet.errors import DataError
+from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import member
+from coatnet.model.guests import GuestConfig
 from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig
 
 SAMPLED = 64
@@ -74,8 +76,7 @@ def small_data(
     choices.append(f"length: {epochs} epochs unless another is asked for; fewer images need more passes")
     return TrainConfig(
         data=config,
-        # Many images in few passes leave nothing to regularise; few images in many passes do.
-        model=network.replace(stochastic_depth=0.05 if num_images < 10_000 else 0.0),
+        model=_regularised(network, num_images),
         preprocess=preprocess,
         augmentation=augmentation,
         optimizer=OptimizerConfig(learning_rate=1.4e-3 * (batch / 64) ** 0.5, ema=0.999),
@@ -110,6 +111,13 @@ def _choose_member(num_images: int, look: Look, image_size: int | None) -> tuple
     kind = "small" if num_images >= 100_000 else "mini"
     reason = f"images are {look.side} px and {num_images} are {'enough' if kind == 'small' else 'few'}"
     return f"coatnet_{kind}_{size}", reason
+
+
+def _regularised(network: CoAtNetConfig | GuestConfig, num_images: int) -> CoAtNetConfig | GuestConfig:
+    """Many images in few passes leave nothing to regularise; few images in many passes do. Not every guest can."""
+    if isinstance(network, GuestConfig):
+        return network
+    return network.replace(stochastic_depth=0.05 if num_images < 10_000 else 0.0)
 
 
 def _preprocess(image_size: int, resize: Resize) -> Preprocess:

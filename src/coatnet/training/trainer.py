@@ -26,7 +26,7 @@ from coatnet.training.optimizer import create_ema, create_optimizer, create_sche
 from coatnet.training.signals import StopSignal
 
 # What the seed of a step is mixed with, so that its draws have nothing in common.
-_BATCH_DRAW, _DEPTH_DRAW = 1, 2
+_BATCH_DRAW, _DEPTH_DRAW, _GUEST_DRAW = 1, 2, 3
 EVALUATION_BATCH = 256
 """Images per forward of an evaluation: enough to fill the machine, without gradients they take little memory."""
 
@@ -94,6 +94,7 @@ class Trainer:
             images, labels, self.config.model.num_classes, position_seed(seed, _BATCH_DRAW)
         )
         draw_stochastic_depth(state.model, len(labels), position_seed(seed, _DEPTH_DRAW), self.device)
+        torch.manual_seed(position_seed(seed, _GUEST_DRAW))  # guests draw from torch's own generators
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             logits = state.model(images)
         loss = nn.functional.cross_entropy(logits.float(), targets)
