@@ -21,7 +21,8 @@ class Frozen(BaseModel):
 def explain(error: ValidationError) -> str:
     """The first problem of a failed validation in one line: where, what was got, what was expected."""
     problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    parts = (str(part) for part in problem["loc"])
+    where = ".".join(part for part in parts if not part.startswith("<"))  # tags of unions are no part of the path
     message = problem["msg"].removeprefix("Value error, ")
     got = "" if problem["type"] == "value_error" else f", got {problem['input']!r:.60}"
     return f"{where}: {message}{got}" if where else f"{message}{got}"

@@ -94,7 +94,7 @@ def test_without_a_name_there_is_a_default(photo, capsys):
     [
         (["--published"], 2, "CLASSIFIER is missing"),
         (["--published", VIT], 2, "IMAGES is missing"),
-        (["--published", "photos.png"], 3, "photos.png"),
+        (["--published", "photos.png"], 5, DEFAULT),
         (["--published", "timm/a/b", "photo.png"], 2, "'timm/a/b' is not a name of published weights"),
         ([VIT, "photo.png"], 5, f"the weights {VIT} are not in"),
         (["test_vit.r160_in1k", "photo.png"], 4, "test_vit.r160_in1k does not exist"),
@@ -107,7 +107,7 @@ def test_what_is_told(words, code, told, photo, capsys):
 
 @pytest.mark.parametrize(
     ("damage", "told"),
-    [({"mean": "grey"}, "mean: Input should be a valid tuple"), (None, "is not a whole safetensors file")],
+    [({"mean": "grey"}, "mean: Input should be a valid array"), (None, "is not a whole safetensors file")],
 )
 def test_what_is_damaged_is_refused(damage, told, cache, photo, capsys):
     tensors = fresh_tensors("test_vit") if damage else b"\x80\x04cos\nsystem\n(S'touch hacked'\ntR."

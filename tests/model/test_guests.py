@@ -9,6 +9,7 @@ from torch import nn
 
 from coatnet.classifier import Classifier
 from coatnet.errors import ConfigError
+from coatnet.frozen import explain
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import ModelConfig, create_model, member
 from coatnet.model.guests import GuestConfig, undecayed
@@ -92,10 +93,11 @@ def test_both_kinds_of_config_share_a_place():
         assert adapter.validate_python(config) is config
     with pytest.raises(ValidationError) as caught:
         adapter.validate_python({"guest": "timm/test_vit", "image_size": "big"})
-    assert [problem["loc"] for problem in caught.value.errors()] == [("guest", "image_size")]
+    assert [problem["loc"] for problem in caught.value.errors()] == [("<guest>", "image_size")]
     with pytest.raises(ValidationError) as caught:
         adapter.validate_python({"stages": []})
-    assert [problem["loc"] for problem in caught.value.errors()] == [("coatnet", "stages")]
+    assert [problem["loc"] for problem in caught.value.errors()] == [("<coatnet>", "stages")]
+    assert explain(caught.value).startswith("stages: ")
 
 
 def test_size_of_a_guest_is_counted_as_that_of_a_member():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import Discriminator, Tag
 
@@ -15,17 +15,15 @@ from coatnet.model.guests import PREFIX, GuestConfig, guest
 if TYPE_CHECKING:
     from torch import nn
 
-    from coatnet.model.coatnet import CoAtNet
-
 
 def _kind(value: Any) -> str:
     """Only a guest's config has the key `guest`."""
     is_guest = "guest" in value if isinstance(value, dict) else isinstance(value, GuestConfig)
-    return "guest" if is_guest else "coatnet"
+    return "<guest>" if is_guest else "<coatnet>"
 
 
 ModelConfig: TypeAlias = Annotated[
-    Annotated[CoAtNetConfig, Tag("coatnet")] | Annotated[GuestConfig, Tag("guest")], Discriminator(_kind)
+    Annotated[CoAtNetConfig, Tag("<coatnet>")] | Annotated[GuestConfig, Tag("<guest>")], Discriminator(_kind)
 ]
 """The config of any network: one of ours, or a guest."""
 
@@ -100,14 +98,6 @@ def member(name: str) -> CoAtNetConfig | GuestConfig:
             "coatnet models lists them all; other networks are called timm/NAME",
         )
     return FAMILY[name]
-
-
-@overload
-def create_model(model: CoAtNetConfig, pretrained: bool | str | Path = False, **changes: object) -> CoAtNet: ...
-
-
-@overload
-def create_model(model: str | GuestConfig, pretrained: bool | str | Path = False, **changes: object) -> nn.Module: ...
 
 
 def create_model(
