@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from coatnet.classifier.folder import find_folder
-from coatnet.cli.flags import stored_path
+from coatnet.cli.flags import Asked, stored_path
 from coatnet.data.sources import DataConfig, SplitRecord
 from coatnet.data.splitting import stored_split
 from coatnet.errors import ConfigError
 from coatnet.model.family import member
 from coatnet.training.config import lay_over
 from coatnet.training.folder import RunFolder, default_folder, is_taken
+from coatnet.training.initial import NONE, resolve_source
 
 
 def choose_folder(data: str, out: Path | None, resume: bool, overwrite: bool) -> Path:
@@ -37,9 +38,7 @@ def choose_folder(data: str, out: Path | None, resume: bool, overwrite: bool) ->
     return out
 
 
-def check_unchanged(
-    folder: Path, data: str, flags: dict[str, dict[str, Any]], model: str | None = None, image_size: int | None = None
-) -> None:
+def check_unchanged(folder: Path, data: str, flags: dict[str, dict[str, Any]], asked_for: Asked) -> None:
     """A run goes on as it began: flags may repeat its settings, not change them. A length in epochs or time was
     turned into steps then, and is not compared.
 
@@ -56,10 +55,17 @@ def check_unchanged(
             if getattr(before, name) != getattr(after, name):
                 was = f"{getattr(before, name)!r} in {folder}, got {getattr(after, name)!r}"
                 raise ConfigError(f"--{name.replace('_', '-')}: {was}", hint)
-    if image_size not in (None, stored.model.image_size):
-        raise ConfigError(f"--image-size: {stored.model.image_size} in {folder}, got {image_size}", hint)
-    if model is not None and member(model).stages != stored.model.stages:
-        raise ConfigError(f"--model: {folder} trains another than {model}", hint)
+    height, width = stored.preprocess.image_size
+    if asked_for.size not in (None, (height, width)):
+        was = str(height) if height == width else f"{height}x{width}"
+        raise ConfigError(f"--image-size: {was} in {folder}, got {asked_for.image_size}", hint)
+    if asked_for.model is not None and member(asked_for.model).stages != stored.model.stages:
+        raise ConfigError(f"--model: {folder} trains another than {asked_for.model}", hint)
+    started = stored.initial.source if stored.initial else NONE
+    if "init" in asked_for.model_fields_set and resolve_source(asked_for.init) != started:
+        raise ConfigError(f"--init: {started} in {folder}, got {asked_for.init}", hint)
+    if asked_for.recipe == ("small_data" if stored.initial else "finetune"):
+        raise ConfigError(f"--recipe: {folder} was not made by {asked_for.recipe}", hint)
 
 
 def run_of(path: Path) -> Path | None:
