@@ -176,6 +176,19 @@ def test_what_does_not_fit_is_refused():
         Classifier(Echo())
 
 
+def test_another_size_is_fed_to_the_same_network():
+    classifier = Classifier(tiny_model(), class_names=("a", "b", "c"))
+    larger = classifier.at_size((48, 64))
+    assert larger.engine is classifier.engine
+    assert larger.preprocess == classifier.preprocess.replace(image_size=(48, 64))
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    expected = classifier.logits(larger.preprocess(image)[None])
+    np.testing.assert_allclose(larger.logits(image[None]), expected, rtol=0, atol=1e-6)
+    for size, told in (((16, 64), "16 is below 32"), ((32, 4000), "4000 is above 2048")):
+        with pytest.raises(ConfigError, match=told):
+            classifier.at_size(size)
+
+
 def test_softmax_is_stable_and_refuses_what_is_not_finite():
     np.testing.assert_allclose(softmax(np.array([[3e38, 3e38, 0]], np.float32)), [[0.5, 0.5, 0]])
     np.testing.assert_allclose(softmax(np.array([[-1e9, -1e9 + 1.0]])).sum(), 1)

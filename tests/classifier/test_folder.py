@@ -41,6 +41,12 @@ def change(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def sign(folder):
+    """Store the checksums anew, so that only the fingerprint itself can tell what was changed."""
+    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in JSON_FILES[:-1]}
+    change(folder / "fingerprint.json", files=files)
+
+
 def test_what_is_saved_comes_back(folder, classifier):
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     loaded = Classifier.load(folder, device="cpu")
@@ -105,7 +111,25 @@ def test_other_weights_with_a_new_checksum_are_found_by_the_fingerprint(folder):
 )
 def test_every_change_of_the_preprocessing_is_found(folder, changes):
     change(folder / "preprocess.json", **changes)
-    with pytest.raises(ModelFileError, match=r"preprocess\.json is not what was saved with these weights"):
+    with pytest.raises(ModelFileError, match=r"preprocess\.json is not what was saved with these weights: its sha256"):
+        Classifier.load(folder)
+    sign(folder)
+    with pytest.raises(ModelFileError, match=r"preprocess\.json is not what was saved .* grey levels"):
+        Classifier.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("labels.json", {"labels": ["rose", "tulips", "daisy & <co>"]}),
+        ("labels.json", {"labels": ["tulip", "rose", "daisy & <co>"]}),
+        ("preprocess.json", {"mean": [0.4851, 0.456, 0.406]}),
+        ("config.json", {"coatnet": "99"}),
+    ],
+)
+def test_changes_that_no_logit_shows_are_found(folder, name, changes):
+    change(folder / name, **changes)
+    with pytest.raises(ModelFileError, match=rf"{name} is not what was saved with these weights"):
         Classifier.load(folder)
 
 

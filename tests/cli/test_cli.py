@@ -129,6 +129,55 @@ def test_a_run_from_start_to_end(image_folder, tmp_path, capsys, monkeypatch):
     assert len(run(capsys, "predict", "runs/shapes", "shapes").splitlines()) == 18
 
 
+def test_fine_tuning(image_folder, tiny_classifier, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "shapes", "--init", tiny_classifier, "--out", "runs/tuned"]
+    pace = ["--steps", 2, "--batch", 4, "--device", "cpu", "--workers", 0]
+    text = run(capsys, *words, *pace, "--image-size", "48x64", "--freeze", "body_first")
+    said = " ".join(text.split())
+    assert f"initial weights: {tiny_classifier}" in said
+    assert "head: kept, the classes are the same" in said
+    assert "image size: 48 x 64 px, as asked; the relative tables, made for 32 px, are resized as it runs" in said
+    assert "recipe: fine-tuning, short form" in said
+    config = TrainConfig.model_validate_json((tmp_path / "runs/tuned/config.json").read_bytes())
+    assert config.preprocess.image_size == (48, 64)
+    assert config.optimizer.freeze == "body_first"
+    assert config.initial.source == str(tiny_classifier)
+    assert config.initial.sha256 == json.loads((tiny_classifier / "fingerprint.json").read_text())["sha256"]
+    assert "kept, the classes are the same" in (tmp_path / "runs/tuned/report.html").read_text()
+
+    # A run goes on as it began.
+    assert "test accuracy " in run(capsys, *words, "--resume", "--image-size", "48x64")
+    for flag, value, told in (
+        ("--init", "none", f"--init: {tiny_classifier} in runs/tuned, got none"),
+        ("--image-size", "64", "--image-size: 48x64 in runs/tuned, got 64"),
+        ("--recipe", "small_data", "--recipe: runs/tuned was not made by small_data"),
+    ):
+        assert main([*map(str, words[:2]), "--out", "runs/tuned", "--resume", flag, value]) == 2
+        assert told in capsys.readouterr().err
+
+    # And the next one may start from it, with a part of its classes.
+    shutil.rmtree(image_folder / "cross")
+    again = run(capsys, "train", "shapes", "--init", "runs/tuned", *pace)
+    assert "head: cut, to 2 of its classes" in again
+    assert TrainConfig.model_validate_json((tmp_path / "runs/shapes/config.json").read_bytes()).class_names == (
+        "circle",
+        "square",
+    )
+
+
+def test_a_classifier_runs_at_another_size(tiny_classifier, image_folder, capsys):
+    words = ["evaluate", tiny_classifier, image_folder, "--json"]
+    scores = {size: json.loads(run(capsys, *words, "--image-size", size)) for size in ("32", "48", "40x64")}
+    own = json.loads(run(capsys, *words))
+    assert scores["32"] == own
+    assert len({score["loss"] for score in scores.values()}) == 3
+    words = ["predict", tiny_classifier, image_folder / "cross" / "0.png", "--json"]
+    found = {size: json.loads(run(capsys, *words, "--image-size", size)) for size in ("32", "48")}
+    assert found["32"]["probability"] != found["48"]["probability"]
+    assert found["32"] == json.loads(run(capsys, *words))
+
+
 def test_a_second_run_gets_a_folder_of_its_own(tmp_path, monkeypatch):
     from coatnet.cli.runs import choose_folder
 

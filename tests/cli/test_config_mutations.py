@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from coatnet.cli import create_app
 from coatnet.cli.errors import exit_code
-from coatnet.cli.flags import AugmentationFlags, DataFlags, OptimizerConfig, RunFlags, build_config
+from coatnet.cli.flags import Asked, AugmentationFlags, DataFlags, OptimizerConfig, RunFlags, build_config
 from coatnet.cli.flags import given as given_fields
 from coatnet.errors import CoatnetError, ConfigError
 from coatnet.training.config import TrainConfig
@@ -21,7 +21,7 @@ PARTS = {
     "augmentation_flags": AugmentationFlags,
 }
 FIELDS = sorted(name for config in PARTS.values() for name in config.model_fields if name != "path")
-FLAGS = [f"--{name.replace('_', '-')}" for name in (*FIELDS, "image_size", "model", "recipe")]
+FLAGS = [f"--{name.replace('_', '-')}" for name in (*FIELDS, *Asked.model_fields)]
 ODD = [
     *("0", "1", "-1", "2", "3", "7", "64", "0.5", "0.9", "1.5", "1e-3", "1e400", "-0", "1_000", "0x10", "٣"),
     *("nan", "inf", "-inf", "none", "null", "true", "auto", "cpu", "float32", "coatnet_0", "small_data", "label"),
@@ -37,8 +37,7 @@ def outcome(words):
     def build():
         _, bound, _ = create_app([]).parse_args(["train", "digits", *words])
         flags = {part.removesuffix("_flags"): given_fields(bound.arguments.get(part)) for part in PARTS}
-        chosen = {name: bound.arguments[name] for name in ("model", "image_size") if name in bound.arguments}
-        configs.append(build_config("digits", flags, bound.arguments.get("recipe", "small_data"), **chosen))
+        configs.append(build_config("digits", flags, bound.arguments.get("asked_flags") or Asked()))
 
     with contextlib.redirect_stderr(io.StringIO()) as told:
         code = exit_code(build, ["train", "digits", *words])

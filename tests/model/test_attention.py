@@ -110,3 +110,49 @@ def test_with_gradients_the_bias_reaches_the_table() -> None:
     bias((3, 3), torch.float32).sum().backward()
     assert bias.table.grad is not None
     assert bias.table.grad.sum() == 2 * 81
+
+
+def slow_resize(table: Tensor, grid: Grid) -> Tensor:
+    """Bilinear, half-pixel centres, no antialias: one number at a time."""
+    heads, *size = table.shape
+    new = (2 * grid[0] - 1, 2 * grid[1] - 1)
+    resized = torch.zeros(heads, *new, dtype=table.dtype)
+
+    def neighbours(place: int, old_size: int, new_size: int) -> list[tuple[int, float]]:
+        centre = max((place + 0.5) * old_size / new_size - 0.5, 0.0)
+        low = min(int(centre), old_size - 1)
+        share = centre - low
+        return [(low, 1 - share), (min(low + 1, old_size - 1), share)]
+
+    for i in range(new[0]):
+        for j in range(new[1]):
+            for row, row_share in neighbours(i, size[0], new[0]):
+                for column, column_share in neighbours(j, size[1], new[1]):
+                    resized[:, i, j] += row_share * column_share * table[:, row, column]
+    return resized
+
+
+RESIZES = [((4, 4), (7, 7)), ((7, 7), (3, 3)), ((4, 4), (3, 6)), ((4, 4), (6, 3)), ((5, 3), (2, 8)), ((3, 3), (1, 1))]
+
+
+@pytest.mark.parametrize(("old", "new"), RESIZES)
+def test_a_table_is_resized_bilinearly(old: Grid, new: Grid) -> None:
+    torch.manual_seed(0)
+    table = torch.randn(2, 2 * old[0] - 1, 2 * old[1] - 1, dtype=torch.float64)
+    found = resize_table(table, new)
+    size = (2 * new[0] - 1, 2 * new[1] - 1)
+    theirs = torch.nn.functional.interpolate(table[None], size, mode="bilinear", align_corners=False, antialias=False)
+    torch.testing.assert_close(found, theirs[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, slow_resize(table, new), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("grid", [(5, 5), (2, 2), (2, 5), (5, 2)])
+def test_attention_at_another_grid_uses_the_resized_table(grid: Grid) -> None:
+    layer = random_layer((3, 3)).eval()
+    x = torch.randn(1, grid[0] * grid[1], 6, dtype=torch.float64)
+    assert layer.relative_bias is not None
+    with torch.no_grad():
+        found = layer(x, grid)
+        assert layer.relative_bias.table.shape == (2, 5, 5)  # the trained table keeps its size
+        layer.relative_bias.table = torch.nn.Parameter(slow_resize(layer.relative_bias.table, grid))
+        torch.testing.assert_close(found, slow_attention(layer, x, grid), rtol=0, atol=1e-6)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from coatnet.errors import ModelFileError
 from coatnet.model.coatnet import CoAtNet
 from coatnet.model.config import CoAtNetConfig
-from coatnet.model.family import create_model
+from coatnet.model.conversion import from_timm, is_timm, timm_config, to_timm
+from coatnet.model.family import create_model, member
 from coatnet.model.transformer import TransformerBlock
-from coatnet.model.weights import fill, from_timm
+from coatnet.model.weights import fill
 
 # What timm's coatnet_N_224 chooses where the paper is silent.
 TIMM_CHOICES = {"stem_bias": False, "batch_norm_epsilon": 1e-5, "layer_norm_epsilon": 1e-6, "gelu": "erf"}
@@ -140,3 +141,76 @@ def test_another_form_is_refused() -> None:
     config = CoAtNetConfig.from_layout("CCTT", (2, 1, 1, 1, 1), (8, 16, 32, 32, 32))
     with pytest.raises(ModelFileError, match=r"stages.0.blocks.0.rmlp.weight is not a part of timm's paper-form"):
         from_timm({"stages.0.blocks.0.rmlp.weight": torch.zeros(1)}, config)
+
+
+# --- weights to and fro ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [f"coatnet_{number}" for number in range(6)])
+def test_every_published_size_fits_by_its_shapes_alone(name: str) -> None:
+    """-5 too, whose heads are 32 channels wide in timm and 64 in the paper."""
+    with torch.device("meta"):
+        theirs = MaxxVit(model_cfgs[name], img_size=224, num_classes=12).state_dict()
+        config = timm_config(theirs, member(name))
+        ours = create_model(config).state_dict()
+    assert is_timm(theirs)
+    assert not is_timm(ours)
+    assert (config.num_classes, config.head_size, config.stem_bias, config.image_size) == (12, 32, False, 224)
+    converted = from_timm(theirs, config)
+    assert {key: tensor.shape for key, tensor in converted.items()} == {
+        key: tensor.shape for key, tensor in ours.items()
+    }
+    back = to_timm(converted, config, stem_bias=False)
+    assert {key: tensor.shape for key, tensor in back.items()} == {key: tensor.shape for key, tensor in theirs.items()}
+
+
+@pytest.mark.parametrize("image_size", [192, 256])
+def test_the_size_of_the_tables_is_read_from_the_file(image_size: int) -> None:
+    with torch.device("meta"):
+        theirs = MaxxVit(model_cfgs["coatnet_0"], img_size=image_size).state_dict()
+    assert timm_config(theirs, member("coatnet_0")).image_size == image_size
+
+
+def ours_at_random(**changes: object) -> CoAtNet:
+    torch.manual_seed(0)
+    ours = create_model("coatnet_0", **{**TIMM_CHOICES, **AS_IT_SHIPS, **changes}).eval()
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.normal_(std=parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.5)
+    return ours
+
+
+def as_timm(stem_bias: bool) -> MaxxVit:
+    return MaxxVit(dataclasses.replace(model_cfgs["coatnet_0"], stem_bias=stem_bias), img_size=224).eval()
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_ours_runs_in_timm(has_bias: bool) -> None:
+    ours, theirs = ours_at_random(stem_bias=has_bias), as_timm(stem_bias=True)
+    theirs.load_state_dict(to_timm(ours.state_dict(), ours.config), strict=True)
+    assert difference(theirs, ours) < TOLERANCE
+
+
+def test_the_stock_configuration_takes_ours_only_without_a_stem_bias() -> None:
+    ours, theirs = ours_at_random(stem_bias=True), as_timm(stem_bias=False)
+    with pytest.raises(ModelFileError, match=r"the stem has a bias that is not zero") as caught:
+        to_timm(ours.state_dict(), ours.config, stem_bias=False)
+    assert "stem_bias=True" in caught.value.hint
+    with torch.no_grad():
+        ours.stem.reduce.bias.zero_()
+        ours.stem.mix.bias.zero_()
+    theirs.load_state_dict(to_timm(ours.state_dict(), ours.config, stem_bias=False), strict=True)
+    assert difference(theirs, ours) < TOLERANCE
+
+
+def test_to_timm_and_back_is_the_same() -> None:
+    ours = ours_at_random(stem_bias=True)
+    back = from_timm(to_timm(ours.state_dict(), ours.config), ours.config)
+    assert back.keys() == ours.state_dict().keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in ours.state_dict().items())
+
+
+def test_a_stem_of_patches_is_not_timms() -> None:
+    vit = create_model(CoAtNetConfig.from_layout("ViT", (1,), (32,), image_size=32))
+    with pytest.raises(ModelFileError, match="no stem of patches"):
+        to_timm(vit.state_dict(), vit.config)

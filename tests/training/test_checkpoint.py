@@ -49,10 +49,13 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     saved, loaded = fresh_state(0), fresh_state(1)
     advance(saved)
     saved.best, saved.seconds, saved.losses = 0.75, 12.5, [torch.tensor(0.1)]
+    saved.best_loss, saved.stale, saved.best_weights = 0.5, 3, {"head.bias": torch.arange(3.0)}
     save_checkpoint(saved, tmp_path, keep=2)
     assert load_newest(loaded, tmp_path) == []
     assert_same(everything(saved), everything(loaded))
     assert (loaded.step, loaded.best, loaded.seconds, loaded.losses) == (1, 0.75, 12.5, [torch.tensor(0.1)])
+    assert (loaded.best_loss, loaded.stale) == (0.5, 3)
+    assert_same(loaded.best_weights, saved.best_weights)
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:

@@ -25,6 +25,23 @@ def test_only_matrices_and_kernels_are_decayed() -> None:
     assert sum(isinstance(module, RelativeBias) for module in model.modules()) == 2
 
 
+def test_layer_decay_scales_every_layer_once() -> None:
+    model = CoAtNet(CONFIG)
+    config = OptimizerConfig(learning_rate=1.0, final_learning_rate=0.0, warmup=0.0, weight_decay=0.3, layer_decay=0.5)
+    optimizer = create_optimizer(model, config)
+    create_schedule(optimizer, config, 10).step_update(0)
+    rate = {parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    decay = {parameter: group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert set(rate) == set(model.parameters())
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(rate)
+    layers = [model.stem, *(stage[0] for stage in model.stages), model.head]
+    for distance, layer in enumerate(reversed(layers)):
+        assert {rate[parameter] for parameter in layer.parameters()} == {0.5**distance}
+    assert decay[model.head.classes.weight] == 0.3
+    assert decay[model.stages[2][0].attention.relative_bias.table] == 0.0
+    assert optimizer.param_groups[0]["lr"] == 1.0  # the head's, which the log shows
+
+
 def test_the_schedule_warms_up_and_follows_a_cosine() -> None:
     config = OptimizerConfig(learning_rate=1.0, final_learning_rate=0.1, warmup=0.1)
     optimizer = create_optimizer(nn.Linear(2, 2), config)

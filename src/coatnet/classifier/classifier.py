@@ -4,6 +4,7 @@ Importing this file imports no torch.
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,16 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from coatnet.classifier.card import model_card
 from coatnet.classifier.fingerprint import check_fingerprint, take_fingerprint
 from coatnet.classifier.folder import CARD, WEIGHTS, Contents, find_folder, replace_folder, sha256
 from coatnet.classifier.inputs import AnyImage, as_array
+from coatnet.classifier.network import build_network
 from coatnet.data.preprocess import Preprocess
 from coatnet.errors import ConfigError, ModelFileError, QualityError
+from coatnet.frozen import explain
 from coatnet.model.catalogue import DEFAULT
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.guests import GuestConfig
@@ -167,6 +171,21 @@ class Classifier:
 
         replace_folder(Path(folder).absolute(), write)
 
+    def at_size(self, image_size: tuple[int, int]) -> Self:
+        """The same classifier for images of another size: the relative tables serve any grid, resized as it runs.
+
+        Args:
+            image_size: height and width of the network's input in pixels, 32 to 2048.
+
+        Raises:
+            ConfigError: a side that the network cannot take.
+        """
+        try:
+            preprocess = self.preprocess.replace(image_size=image_size)
+        except ValidationError as error:
+            raise ConfigError(explain(error)) from None
+        return type(self)(self.engine, preprocess, self.class_names)
+
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", precision: Precision = "float32") -> Self:
         """Read a classifier folder and prove that it is whole.
@@ -185,14 +204,8 @@ class Classifier:
         problem = _name_problem(contents.labels, contents.config.num_classes)
         if problem:
             raise ModelFileError(f"{folder / 'labels.json'}: {problem}")
-        from coatnet.model.family import create_model
-        from coatnet.model.weights import load_weights
-
-        try:
-            model = create_model(contents.config)
-        except ConfigError as error:  # a guest that timm does not know
-            raise ModelFileError(f"{folder / 'config.json'}: {error.message}", error.hint) from None
-        load_weights(model, folder / WEIGHTS)
+        contents.prove(folder)
+        model = build_network(folder, contents)
         engine = TorchEngine(model, device, precision)
         exact = engine if precision == "float32" else TorchEngine(model, device)
         found = take_fingerprint(contents.fingerprint.sha256, exact, contents.preprocess)
@@ -251,5 +264,5 @@ def _config_of(engine: Engine) -> CoAtNetConfig | GuestConfig | None:
 def _name_problem(names: Sequence[str], num_classes: int | None) -> str:
     if num_classes is not None and len(names) != num_classes:
         return f"{len(names)} class names for {num_classes} classes."
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     return f"class names are given more than once: {', '.join(repeated[:5])}." if repeated else ""

@@ -108,7 +108,7 @@ def _examine_weights(path: Path) -> Examination:
     import torch
 
     from coatnet.model.identify import identify
-    from coatnet.model.weights import read_tensors
+    from coatnet.model.tensors import read_tensors
 
     tensors = read_tensors(path)
     numbers = sum(tensor.numel() for tensor in tensors.values())

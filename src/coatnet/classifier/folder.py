@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from coatnet.data.preprocess import Preprocess
 from coatnet.errors import ConfigError, ModelFileError
@@ -48,6 +48,8 @@ class FingerprintRecord(Frozen):
 
     sha256: str
     """Of model.safetensors."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """sha256 of each of the other JSON files: a class name or a mean that changed would show in no logit."""
     input: tuple[float, ...]
     """The fixed image, resized and normalised like any other: 3 channels at 8 x 8 places."""
     logits: tuple[float, ...]
@@ -65,34 +67,45 @@ class Contents:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Parse the four JSON files and compare the checksum of the weights.
+        """Parse the four JSON files.
 
         Raises:
             ModelFileError: a file or key is missing, unknown, damaged, too large or of a newer format.
         """
-        contents = cls(
+        return cls(
             config=_parse(folder / "config.json", ConfigRecord).model,
             preprocess=_parse(folder / "preprocess.json", Preprocess),
             labels=_parse(folder / "labels.json", LabelsRecord).labels,
             fingerprint=_parse(folder / "fingerprint.json", FingerprintRecord),
         )
-        if sha256(folder / WEIGHTS) != contents.fingerprint.sha256:
+
+    def prove(self, folder: Path) -> None:
+        """Compare the checksums of the files with the stored ones.
+
+        Raises:
+            ModelFileError: one differs.
+        """
+        if sha256(folder / WEIGHTS) != self.fingerprint.sha256:
             raise ModelFileError(
                 f"{folder / WEIGHTS} is damaged or was exchanged: its sha256 is not the stored one.",
                 "Copy the folder again.",
             )
-        return contents
+        for name in JSON_FILES[:-1]:
+            if name not in self.fingerprint.files:
+                raise ModelFileError(f"{folder / JSON_FILES[-1]}: files: no sha256 of {name}.", "Save it again.")
+            if sha256(folder / name) != self.fingerprint.files.get(name):
+                raise ModelFileError(
+                    f"{folder / name} is not what was saved with these weights: its sha256 is not the stored one.",
+                    "Take all files of the folder from one save; to change one, load, change and save the classifier.",
+                )
 
     def write(self, folder: Path) -> None:
-        """Write the four JSON files."""
-        records: tuple[Frozen, ...] = (
-            ConfigRecord(model=self.config),
-            self.preprocess,
-            LabelsRecord(labels=self.labels),
-            self.fingerprint,
-        )
-        for name, record in zip(JSON_FILES, records, strict=True):
-            (folder / name).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        """Write the four JSON files; the fingerprint last, with the checksums of the others."""
+        records = (ConfigRecord(model=self.config), self.preprocess, LabelsRecord(labels=self.labels))
+        for name, record in zip(JSON_FILES[:-1], records, strict=True):
+            _write(folder / name, record)
+        files = {name: sha256(folder / name) for name in JSON_FILES[:-1]}
+        _write(folder / JSON_FILES[-1], self.fingerprint.replace(files=files))
 
 
 def find_folder(path: Path) -> Path:
@@ -150,6 +163,10 @@ def sha256(path: Path) -> str:
     """Checksum of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, record: Frozen) -> None:
+    path.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _parse(path: Path, kind: type[Record]) -> Record:

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from coatnet.cli import tables
+from coatnet.cli.flags import parse_size
 from coatnet.cli.runs import data_of, open_classifier, split_of
 from coatnet.evaluation.evaluate import BATCH_SIZE, Bad, Split
 from coatnet.evaluation.evaluate import evaluate as score
@@ -24,6 +25,7 @@ def evaluate(  # noqa: PLR0913 (flags)
     bad: Bad = "wrong",
     json: Annotated[bool, Parameter(negative=())] = False,
     batch_size: Annotated[int, Parameter(validator=Number(gte=1))] = BATCH_SIZE,
+    image_size: Annotated[str | None, Parameter(metavar="SIZE")] = None,
     device: str = "auto",
     precision: Precision = "float32",
 ) -> None:
@@ -36,10 +38,13 @@ def evaluate(  # noqa: PLR0913 (flags)
         bad: images that cannot be read count as wrong, or are excluded; they are named in any case.
         json: print one object instead of tables; rates are fractions.
         batch_size: images at once.
+        image_size: feed images at another size than it was trained at: 96, or 96x128 for height x width in pixels.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: of the forward pass.
     """
+    size = None if image_size is None else parse_size(image_size)
     config, record = data_of(classifier, data), split_of(classifier)
     loaded = open_classifier(classifier.as_posix(), device, precision)
+    loaded = loaded.at_size(size) if size else loaded
     result = score(loaded, config, split=split, bad=bad, batch_size=batch_size, record=record)
     tables.show_json(result.as_dict()) if json else tables.show_evaluation(result)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 from pydantic import PositiveInt, field_validator
 
 from coatnet.data.augmentation import AugmentationConfig
-from coatnet.data.sources import DataConfig
+from coatnet.data.sources import DataConfig, open_data
+from coatnet.errors import ConfigError
 from coatnet.frozen import Frozen
 from coatnet.model.config import CoAtNetConfig
 from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig, lay_over
-from coatnet.training.recipes import small_data
+from coatnet.training.initial import AUTO, NONE, PHOTOGRAPH, choose_initial
+from coatnet.training.look import look_at
+from coatnet.training.recipes import finetune, small_data
 
 
 def _same(config: type[Frozen], name: str) -> Any:
@@ -81,25 +85,86 @@ def given(flags: Frozen | None) -> dict[str, Any]:
     return {name: getattr(flags, name) for name in type(flags).model_fields if name in flags.model_fields_set}
 
 
-def build_config(
-    data: str, flags: dict[str, dict[str, Any]], recipe: str, model: str | None = None, image_size: int | None = None
-) -> TrainConfig:
+class Asked(Frozen):
+    """What the user asked of the recipe."""
+
+    recipe: Literal["small_data", "finetune"] | None = None
+    """How to choose what is not given: small_data from scratch, finetune with --init; default: as --init says."""
+    init: str = AUTO
+    """First weights: a run folder, a classifier folder, published weights as timm/NAME.TAG, or a weights file
+    (.safetensors, .pth) with its --model; none for random ones. auto takes published ones for photographs of 128 px and
+    more in moderate numbers, if they are here or the hub answers within seconds, else random ones."""
+    model: str | None = None
+    """A member of the family instead of the recipe's choice; `coatnet models` lists them."""
+    image_size: Annotated[str | None, Parameter(metavar="SIZE")] = None
+    """Size of the network's input in pixels instead of the recipe's choice: 96, or 96x128 for height x width."""
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width, if they were given."""
+        return None if self.image_size is None else parse_size(self.image_size)
+
+
+AskedGroup = Annotated[Asked | None, Parameter(name="*")]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """ "96" or "96x128" -> height and width in pixels.
+
+    Raises:
+        ConfigError: neither.
+    """
+    found = re.fullmatch(r"([0-9]{1,5})(?:x([0-9]{1,5}))?", text)
+    if not found:
+        raise ConfigError(
+            f"--image-size: {text!r:.60} is no size", "write 96, or 96x128 for a height of 96 and a width of 128"
+        )
+    return int(found[1]), int(found[2] or found[1])
+
+
+def build_config(data: str, flags: dict[str, dict[str, Any]], asked_for: Asked) -> TrainConfig:
     """What the recipe chooses for the data, with the values given laid over it.
 
     Args:
         data: path of the data, or digits.
         flags: for each part of the config, as "run", the values that the user gave.
-        recipe: name of the recipe.
-        model: member instead of the recipe's choice.
-        image_size: pixels instead of the recipe's choice.
+        asked_for: recipe, first weights, member and image size.
+
+    Raises:
+        ConfigError: a recipe that does not go with these first weights, or an oblong size from scratch.
     """
-    choose = {"small_data": small_data}[recipe]
     source = DataConfig(path=data, **flags["data"])
-    chosen = choose(source, model=model, image_size=image_size, batch_size=flags["run"].get("batch_size"))
+    init, missed = _initial(source, asked_for)
+    from_scratch, size = init == NONE, asked_for.size
+    if asked_for.recipe == ("finetune" if from_scratch else "small_data"):
+        need = "needs --init, weights to start from" if from_scratch else "trains from scratch, without --init"
+        raise ConfigError(f"--recipe {asked_for.recipe} {need}", "leave --recipe out, and --init says which it is")
+    common: dict[str, Any] = {"model": asked_for.model, "batch_size": flags["run"].get("batch_size")}
+    if not from_scratch:
+        chosen = finetune(source, init, image_size=size, **common)
+    elif size is None or size[0] == size[1]:
+        chosen = small_data(source, image_size=size and size[0], **common)
+    else:
+        raise ConfigError(
+            f"--image-size {asked_for.image_size}: from scratch the relative tables are made for a square",
+            "give one number, train, and then go on from that run by --init with this size",
+        )
+    if missed:
+        chosen = chosen.replace(choices=(*chosen.choices, missed))
     asked = ", ".join(f"{name} {value}" for part in flags.values() for name, value in part.items())
     if asked:
         chosen = chosen.replace(choices=(*chosen.choices, f"as asked: {asked}"))
     return lay_over(chosen, **{**flags, "data": {**flags["data"], "path": stored_path(data)}})
+
+
+def _initial(source: DataConfig, asked_for: Asked) -> tuple[str, str]:
+    """First weights, and what to say of the choice, or ""."""
+    if asked_for.init != AUTO:
+        return asked_for.init, ""
+    if asked_for.model or asked_for.recipe == "small_data" or min(asked_for.size or (PHOTOGRAPH,)) < PHOTOGRAPH:
+        return NONE, ""
+    train = open_data(source).train
+    return choose_initial(len(train), look_at(train))
 
 
 def stored_path(data: str) -> str:

@@ -10,16 +10,18 @@ from cyclopts.validators import Number
 
 from coatnet.cli import runs, tables
 from coatnet.cli.answers import answers, check_all_read, find_images
+from coatnet.cli.flags import parse_size
 from coatnet.errors import ConfigError
 
 
-def predict(
+def predict(  # noqa: PLR0913 (flags)
     classifier: str,
     /,
     *images: Path,
     published: Annotated[bool, Parameter(negative=())] = False,
     top: Annotated[int, Parameter(validator=Number(gte=1))] = 5,
     json: Annotated[bool, Parameter(negative=())] = False,
+    image_size: Annotated[str | None, Parameter(metavar="SIZE")] = None,
     device: str = "auto",
 ) -> None:
     """Name what is to be seen in images, a line for each. One that cannot be read is told, and the exit code is then 3.
@@ -31,12 +33,15 @@ def predict(
             out for a good default. `coatnet models --published` lists names.
         top: how many classes to list.
         json: print one object a line instead; probabilities are fractions.
+        image_size: feed images at another size than it was trained at: 96, or 96x128 for height x width in pixels.
         device: auto, cpu, cuda, cuda:N or mps.
     """
     if published:
         classifier, images = runs.published_and_images(classifier, images)
     if not images:
         raise ConfigError("IMAGES is missing", "give files or folders of images after the classifier")
+    size = None if image_size is None else parse_size(image_size)
     paths = find_images(images)
     loaded = runs.open_classifier(classifier, device, published=published)
+    loaded = loaded.at_size(size) if size else loaded
     check_all_read(tables.show_answers(answers(loaded, paths, top), json))

@@ -11,7 +11,7 @@ import numpy as np
 from coatnet.classifier import Classifier
 from coatnet.classifier.doctor import Sample
 from coatnet.classifier.folder import find_folder
-from coatnet.cli.flags import stored_path
+from coatnet.cli.flags import Asked, stored_path
 from coatnet.data.folders import IMAGE_SUFFIXES
 from coatnet.data.images import ImageError, decode
 from coatnet.data.sources import DataConfig, SplitRecord, open_data
@@ -26,6 +26,7 @@ from coatnet.model.published import is_published_name
 from coatnet.runtime.engines import Precision
 from coatnet.training.config import lay_over
 from coatnet.training.folder import RunFolder, default_folder, is_taken
+from coatnet.training.initial import AUTO, NONE, resolve_source
 
 
 def choose_folder(data: str, out: Path | None, resume: bool, overwrite: bool) -> Path:
@@ -50,9 +51,7 @@ def choose_folder(data: str, out: Path | None, resume: bool, overwrite: bool) ->
     return out
 
 
-def check_unchanged(
-    folder: Path, data: str, flags: dict[str, dict[str, Any]], model: str | None = None, image_size: int | None = None
-) -> None:
+def check_unchanged(folder: Path, data: str, flags: dict[str, dict[str, Any]], asked_for: Asked) -> None:
     """A run goes on as it began: flags may repeat its settings, not change them. A length in epochs or time was
     turned into steps then, and is not compared.
 
@@ -69,10 +68,17 @@ def check_unchanged(
             if getattr(before, name) != getattr(after, name):
                 was = f"{getattr(before, name)!r} in {folder}, got {getattr(after, name)!r}"
                 raise ConfigError(f"--{name.replace('_', '-')}: {was}", hint)
-    if image_size not in (None, stored.model.image_size):
-        raise ConfigError(f"--image-size: {stored.model.image_size} in {folder}, got {image_size}", hint)
-    if model is not None and _architecture(member(model)) != _architecture(stored.model):
-        raise ConfigError(f"--model: {folder} trains another than {model}", hint)
+    height, width = stored.preprocess.image_size
+    if asked_for.size not in (None, (height, width)):
+        was = str(height) if height == width else f"{height}x{width}"
+        raise ConfigError(f"--image-size: {was} in {folder}, got {asked_for.image_size}", hint)
+    if asked_for.model is not None and _architecture(member(asked_for.model)) != _architecture(stored.model):
+        raise ConfigError(f"--model: {folder} trains another than {asked_for.model}", hint)
+    started = stored.initial.source if stored.initial else NONE
+    if asked_for.init != AUTO and resolve_source(asked_for.init) != started:
+        raise ConfigError(f"--init: {started} in {folder}, got {asked_for.init}", hint)
+    if asked_for.recipe == ("small_data" if stored.initial else "finetune"):
+        raise ConfigError(f"--recipe: {folder} was not made by {asked_for.recipe}", hint)
 
 
 def _architecture(config: CoAtNetConfig | GuestConfig) -> object:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
 from coatnet.cli import runs, tables
-from coatnet.cli.flags import AugmentationGroup, DataGroup, ModelGroup, OptimizerGroup, RunGroup, build_config, given
+from coatnet.cli.flags import (
+    Asked,
+    AskedGroup,
+    AugmentationGroup,
+    DataGroup,
+    ModelGroup,
+    OptimizerGroup,
+    RunGroup,
+    build_config,
+    given,
+)
 from coatnet.training.folder import RunFolder
 
 
@@ -22,9 +31,7 @@ def train(  # noqa: PLR0913 (flags)
     out: Path | None = None,
     resume: Annotated[bool, Parameter(negative=())] = False,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
-    recipe: Literal["small_data"] = "small_data",
-    model: str | None = None,
-    image_size: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    asked_flags: AskedGroup = None,
     run_flags: RunGroup = None,
     data_flags: DataGroup = None,
     model_flags: ModelGroup = None,
@@ -38,9 +45,6 @@ def train(  # noqa: PLR0913 (flags)
         out: folder of the run; default: runs/ and the name of the data, with a number if that is taken.
         resume: go on with the run in --out; start it if there is none.
         overwrite: remove the run in --out first.
-        recipe: how to choose what is not given.
-        model: a member of the family instead of the recipe's choice; `coatnet models` lists them. Or timm/NAME.
-        image_size: height and width of the network's input in pixels instead of the recipe's choice.
     """
     flags = {
         "run": given(run_flags),
@@ -49,12 +53,13 @@ def train(  # noqa: PLR0913 (flags)
         "optimizer": given(optimizer_flags),
         "augmentation": given(augmentation_flags),
     }
+    asked = asked_flags or Asked()
     folder = runs.choose_folder(data, out, resume, overwrite)
     goes_on = resume and RunFolder(folder).exists()
     if goes_on:
-        runs.check_unchanged(folder, data, flags, model, image_size)
+        runs.check_unchanged(folder, data, flags, asked)
     else:
-        config = build_config(data, flags, recipe, model, image_size)
+        config = build_config(data, flags, asked)
         tables.show_choices(config, folder)
     from coatnet.training import loop  # imports torch: only when all that was typed is right
 

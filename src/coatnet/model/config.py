@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Literal, Self, TypeVar
 
@@ -141,6 +142,11 @@ class CoAtNetConfig(Frozen):
         for stage in self.stages:
             sizes.append((_ceil_divide(sizes[-1][0], stage.stride), _ceil_divide(sizes[-1][1], stage.stride)))
         return tuple(sizes)
+
+    def image_size_of(self, stage: int, side: int) -> int:
+        """The image size at which the map after a stage is `side` x `side`, at least 32."""
+        halvings = math.prod([self.stem_stride, *(stage.stride for stage in self.stages[: stage + 1])])
+        return max(SMALLEST_IMAGE, side * halvings)
 
     @classmethod
     def from_layout(

@@ -33,7 +33,8 @@ def load_guest(record: Published, weights: Path, changes: Mapping[str, object]) 
         ConfigError: the changes do not validate, or the weights have no classes and none are asked for.
         ModelFileError: the file is damaged, or of another network.
     """
-    from coatnet.model.weights import mismatch, read_tensors
+    from coatnet.model.tensors import read_tensors
+    from coatnet.model.weights import mismatch
 
     if not record.num_classes and "num_classes" not in changes:
         raise ConfigError(

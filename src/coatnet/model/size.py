@@ -96,16 +96,18 @@ def _head(config: CoAtNetConfig) -> Size:
 def _stage(config: CoAtNetConfig, stage: Stage, input_width: int, grids: tuple[Grid, Grid, Grid]) -> Size:
     """Args: grids: before the stage, after it, and after it at the size of the relative tables."""
     before, after, trained = grids
-    total = Size(0, 0)
-    for index in range(stage.depth):
-        width_in = input_width if index == 0 else stage.width
-        if width_in != stage.width:
-            total = total + _dense(width_in, stage.width, _tokens(after))
-        if stage.block == "C":
-            total = total + _mbconv(config, width_in, stage.width, (before if index == 0 else after, after))
-        else:
-            total = total + _transformer(config, width_in, stage.width, (after, trained))
-    return total
+    first = _block(config, stage, input_width, (before, after, trained))
+    other = _block(config, stage, stage.width, (after, after, trained))
+    others = stage.depth - 1
+    return first + Size(others * other.parameters, others * other.multiply_adds)
+
+
+def _block(config: CoAtNetConfig, stage: Stage, input_width: int, grids: tuple[Grid, Grid, Grid]) -> Size:
+    before, after, trained = grids
+    size = _dense(input_width, stage.width, _tokens(after)) if input_width != stage.width else Size(0, 0)
+    if stage.block == "C":
+        return size + _mbconv(config, input_width, stage.width, (before, after))
+    return size + _transformer(config, input_width, stage.width, (after, trained))
 
 
 def _mbconv(config: CoAtNetConfig, width_in: int, width: int, grids: tuple[Grid, Grid]) -> Size:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -38,7 +39,13 @@ class TrainingState:
     step: int = 0
     """Steps done."""
     best: float = 0.0
-    """Best validation accuracy so far, a fraction; for people, nothing is chosen by it."""
+    """Best validation accuracy so far, a fraction."""
+    best_loss: float = math.inf
+    """Validation loss of that evaluation."""
+    stale: int = 0
+    """Evaluations since that one."""
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    """The averaged network's of that evaluation, on the CPU; kept only if the run may end early."""
     seconds: float = 0.0
     """Spent in this run so far, all its parts together."""
     losses: list[Tensor] = field(default_factory=list)
@@ -110,12 +117,16 @@ def _write(state: TrainingState, folder: Path) -> None:
     files = {"model.safetensors": dict(state.model.state_dict()), "optimizer.safetensors": moments}
     if state.ema:
         files["ema.safetensors"] = dict(state.ema.module.state_dict())
+    if state.best_weights:
+        files["best.safetensors"] = state.best_weights
     for name, tensors in files.items():
         # Contiguous, because safetensors keeps no strides.
         save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, folder / name)
     numbers = {
         "step": state.step,
         "best": state.best,
+        "best_loss": state.best_loss,
+        "stale": state.stale,
         "seconds": state.seconds,
         "losses": [float(loss) for loss in state.losses],
         "optimizer": scalars,
@@ -136,7 +147,10 @@ def _read(state: TrainingState, folder: Path) -> None:
         state.ema.module.load_state_dict(load_file(folder / "ema.safetensors"))
     numbers = json.loads((folder / "state.json").read_text())
     _unflatten(state.optimizer, load_file(folder / "optimizer.safetensors"), numbers["optimizer"])
-    state.step, state.best, state.seconds = numbers["step"], numbers["best"], numbers["seconds"]
+    best = folder / "best.safetensors"
+    state.best_weights = load_file(best) if best.exists() else {}
+    for name in ("step", "best", "best_loss", "stale", "seconds"):
+        setattr(state, name, numbers[name])
     device = next(state.model.parameters()).device
     state.losses = [torch.tensor(loss, device=device) for loss in numbers["losses"]]
 

@@ -48,6 +48,25 @@ class OptimizerConfig(Frozen):
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of the moving average of the weights, which becomes the classifier; 0 for none. It is warmed up, so that
     short runs may use it too (0.9999 in paper Table 10, in fine-tuning)."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Learning rate of each block as a share of that of the block after it, from the head, which has the full rate,
+    back to the stem; 1 for the same rate everywhere. For fine-tuning; not in the paper."""
+    freeze: Literal["none", "body", "body_first"] = "none"
+    """What stays as it was loaded, running statistics too. none: everything is trained. body: only the head is trained.
+    body_first: only the head in the first part of the run, then everything."""
+    frozen_share: float = Field(0.2, gt=0, lt=1)
+    """Share of the steps that body_first trains only the head."""
+
+    @model_validator(mode="after")
+    def _share_is_used(self) -> Self:
+        default = type(self).model_fields["frozen_share"].default
+        if self.frozen_share != default and self.freeze != "body_first":
+            raise ValueError(f"frozen_share {self.frozen_share:g} is for freeze body_first, not for {self.freeze}")
+        return self
+
+    def freezes(self, step: int, num_steps: int) -> bool:
+        """Whether a step of so many trains only the head: a function of the step alone."""
+        return self.freeze == "body" or (self.freeze == "body_first" and step < round(self.frozen_share * num_steps))
 
 
 class RunConfig(Frozen):
@@ -75,6 +94,10 @@ class RunConfig(Frozen):
     """How many checkpoints to keep, the newest."""
     log_every: PositiveInt | None = None
     """Steps between lines of metrics.jsonl. Default: 200 lines in the run."""
+    patience: PositiveInt | None = None
+    """Evaluations in a row without a better one after which the run ends; better is a higher validation accuracy, or
+    the same with a lower loss. The classifier is then that of the best evaluation. Default: all steps are done, and the
+    classifier is that of the last."""
     tensorboard: bool = False
     """Write TensorBoard files to the run's folder tensorboard too (needs coatnet[tensorboard])."""
 
@@ -84,6 +107,17 @@ class RunConfig(Frozen):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} both set the length of the run; give one of them")
         return self
+
+
+class Initial(Frozen):
+    """Where the first weights came from. They are written into the run folder, and the source is not asked again."""
+
+    source: str
+    """Classifier folder or weights file."""
+    sha256: str
+    """Of the file of the weights."""
+    head: str
+    """What happened to the classes layer: kept, permuted, cut or new, and why."""
 
 
 class TrainConfig(Frozen):
@@ -99,6 +133,8 @@ class TrainConfig(Frozen):
     run: RunConfig = RunConfig()
     class_names: tuple[str, ...]
     """In the order of the logits."""
+    initial: Initial | None = None
+    """The first weights; None for random ones."""
     choices: tuple[str, ...] = ()
     """What a recipe chose, and why: one line each, for people."""
 
@@ -108,6 +144,8 @@ class TrainConfig(Frozen):
             raise ValueError("the length of the run is not set; give steps, epochs or time")
         if len(self.class_names) != self.model.num_classes:
             raise ValueError(f"{len(self.class_names)} class names for {self.model.num_classes} classes")
+        if self.initial is None and self.optimizer.freeze != "none":
+            raise ValueError(f"freeze {self.optimizer.freeze} keeps first weights, and these are random; give init too")
         if self.run.batch_size % 2 and (self.augmentation.mixup or self.augmentation.cutmix):
             raise ValueError(
                 f"batch_size {self.run.batch_size} is odd, but mixup and cutmix pair images; "

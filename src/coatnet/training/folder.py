@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -15,6 +16,9 @@ from coatnet.data.splitting import stored_split
 from coatnet.errors import ConfigError, ModelFileError
 from coatnet.frozen import explain
 from coatnet.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class RunFolder:
@@ -29,6 +33,7 @@ class RunFolder:
         self.config = path / "config.json"
         self.split = path / "split.json"
         self.environment = path / "environment.json"
+        self.initial = path / "initial.safetensors"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.classifier = path / "classifier"
@@ -57,8 +62,14 @@ class RunFolder:
         """Whether a run was started here."""
         return self.config.is_file()
 
-    def write_start(self, config: TrainConfig, splits: Splits, environment: dict[str, Any]) -> None:
+    def write_start(
+        self, config: TrainConfig, splits: Splits, environment: dict[str, Any], initial: Mapping[str, Tensor] | None
+    ) -> None:
         """Store what a resumed run needs; config.json last, for it makes the folder a run."""
+        if initial is not None:
+            from coatnet.model.tensors import save_tensors
+
+            save_tensors(initial, self.initial)
         if splits.chosen:
             self.split.write_text(splits.chosen.model_dump_json(indent=1))
         self.environment.write_text(json.dumps(environment, indent=1))

@@ -1,4 +1,4 @@
-"""The one training loop: scratch, resume, later fine-tuning and study. Variants are data, not files."""
+"""The one training loop: scratch, fine-tuning, resume, later study. Variants are data, not files."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from coatnet.runtime.engines import find_device
 from coatnet.training.checkpoint import load_newest, save_checkpoint
 from coatnet.training.config import TrainConfig
 from coatnet.training.folder import RunFolder, default_folder
+from coatnet.training.initial import initial_state
 from coatnet.training.length import Pace, is_due, resolve_length, set_pace
 from coatnet.training.log import Meter, RunLog, check_tensorboard, read_metrics
 from coatnet.training.machine import describe, keep_freed_memory
@@ -86,11 +87,12 @@ def train(config: TrainConfig, folder: Path | str | None = None, *, overwrite: b
             with stop.interruptible():
                 splits = open_data(config.data)
                 stream = _stream(config, splits)
+                initial = initial_state(config) if config.initial else None
                 config = _in_steps(config, device, splits, stream)
         except StopRequestedError:
             raise Stopped("stopped before the first step", "nothing was written; start it again") from None
         run_folder.make_empty()
-        run_folder.write_start(config, splits, describe(device, command))
+        run_folder.write_start(config, splits, describe(device, command), initial)
         return _run(_Work(config, run_folder, splits, stream, stop))
 
 
@@ -127,8 +129,9 @@ def _refuse_ranks() -> None:
 
 def _run(work: _Work) -> Run:
     """Steps, evaluations and checkpoints until the end, then what the run leaves."""
-    trainer = Trainer(work.config, find_device(work.config.run.device))
-    state, run, folder = trainer.state, work.config.run, work.folder
+    folder, run = work.folder, work.config.run
+    trainer = Trainer(work.config, find_device(run.device), folder.initial if work.config.initial else None)
+    state = trainer.state
     assert run.steps is not None
     damaged = load_newest(state, folder.checkpoints)
     with RunLog(folder.path, run.steps, state.step, run.tensorboard) as log:
@@ -136,7 +139,7 @@ def _run(work: _Work) -> Run:
             log.say(line)
         try:
             _steps(work, trainer, log)
-            classifier = save_classifier(trainer.averaged, str(trainer.device), work.config, folder)
+            classifier = save_classifier(trainer.chosen, str(trainer.device), work.config, folder)
             evaluation = take_score(classifier, work.splits, folder, work.stop.is_asked)
         except (Stopped, StopRequestedError):
             save_checkpoint(state, folder.checkpoints, run.keep_checkpoints)
@@ -158,7 +161,7 @@ def _steps(work: _Work, trainer: Trainer, log: RunLog) -> None:
     if state.step and is_due(state.step, run.evaluate_every, run.steps):
         _evaluate(work, trainer, log)  # a stop may have come between the step and its evaluation
     batches = work.stream.batches(state.step, run.steps)
-    while state.step < run.steps:
+    while state.step < run.steps and not _is_over(work, trainer):
         started = time.monotonic()
         with work.stop.interruptible():
             batch = next(batches)
@@ -177,6 +180,14 @@ def _steps(work: _Work, trainer: Trainer, log: RunLog) -> None:
             save_checkpoint(state, work.folder.checkpoints, run.keep_checkpoints)
         if any_rank(work.stop.asked):
             raise StopRequestedError
+    if state.step < run.steps:
+        log.say(f"step {state.step}: no better evaluation in {state.stale}; the classifier is that of the best one")
+
+
+def _is_over(work: _Work, trainer: Trainer) -> bool:
+    """Whether the validation accuracy has stopped to rise for as long as the run is patient."""
+    patience = work.config.run.patience
+    return patience is not None and trainer.state.stale >= patience
 
 
 def _passed_over(unreadable: Iterable[tuple[str, str]]) -> list[str]:
@@ -188,7 +199,7 @@ def _log(trainer: Trainer, meter: Meter, log: RunLog) -> None:
     """Write a line about the steps since the last one."""
     state = trainer.state
     loss = float(torch.stack(state.losses).mean())
-    rate = state.optimizer.param_groups[0]["lr"]
+    rate = state.optimizer.param_groups[0]["lr"]  # of the head, where layers differ
     line = {"step": state.step, "loss": loss, "learning_rate": rate, **meter.read()}
     state.losses.clear()
     log.write(line)
@@ -201,7 +212,7 @@ def _evaluate(work: _Work, trainer: Trainer, log: RunLog) -> None:
     if any(line["step"] == step and "evaluation" in line for line in read_metrics(log.path)):
         return
     evaluation = trainer.evaluate(work.splits.val, "val", work.stop)
-    trainer.state.best = max(trainer.state.best, evaluation.top1)
+    trainer.note(evaluation)
     log.write({"step": step, "evaluation": "val", **evaluation.summary()})
     unread = len(evaluation.unreadable)
     counted = f", {unread} of {evaluation.num_images} images cannot be read and count as wrong" if unread else ""
@@ -227,7 +238,7 @@ def _in_steps(config: TrainConfig, device: torch.device, splits: Splits, stream:
     if config.run.time is not None:
         # Any length will do for the trial, it is thrown away.
         trial = config.replace(run=config.run.replace(time=None, steps=UNTIMED_STEPS + TIMED_STEPS))
-        pace = _measure(Trainer(trial, device), stream, splits)
+        pace = _measure(Trainer(trial, device), stream, splits)  # any weights will do too
     run = set_pace(resolve_length(config.run, len(stream), pace), len(stream))
     if config.run.steps is not None:
         return config.replace(run=run)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.utils.model_ema import ModelEmaV3
@@ -9,6 +11,7 @@ from torch import nn
 
 from coatnet.model.attention import RelativeBias
 from coatnet.model.guests import undecayed
+from coatnet.model.layers import ordered_layers
 from coatnet.training.config import OptimizerConfig
 
 EMA_WARMUP_POWER = 0.75
@@ -16,12 +19,27 @@ EMA_WARMUP_POWER = 0.75
 
 
 def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW; biases, norms and relative tables are not decayed (the lineage's rule, paper 8.4 point 8)."""
+    """AdamW; biases, norms and relative tables are not decayed (the lineage's rule, paper 8.4 point 8).
+
+    With a layer decay the groups are layers, the head first; `lr_scale` is what timm's schedules multiply the rate by.
+    """
     tables = {module.table for module in model.modules() if isinstance(module, RelativeBias)} | undecayed(model)
-    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1 and parameter not in tables]
-    kept = [parameter for parameter in model.parameters() if parameter.ndim <= 1 or parameter in tables]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    layers = [model] if config.layer_decay == 1 else ordered_layers(model)[::-1]
+    groups = [
+        {"params": parameters, "weight_decay": decay, "lr_scale": config.layer_decay**distance}
+        for distance, layer in enumerate(layers)
+        for parameters, decay in _by_decay(layer, tables, config.weight_decay)
+    ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def _by_decay(
+    layer: nn.Module, tables: set[nn.Parameter], weight_decay: float
+) -> Iterator[tuple[list[nn.Parameter], float]]:
+    """The parameters of a layer that are decayed, then those that are not."""
+    parameters = list(layer.parameters())
+    yield [one for one in parameters if one.ndim > 1 and one not in tables], weight_decay
+    yield [one for one in parameters if one.ndim <= 1 or one in tables], 0.0
 
 
 def create_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig, num_steps: int) -> CosineLRScheduler:

@@ -1,34 +1,23 @@
-"""Recipes: functions that look at the data and return a whole TrainConfig, with the reasons of each choice."""
+"""Recipes: functions that look at the data and return a whole TrainConfig, with the reasons of each choice.
+
+`small_data` trains from scratch; `finetune`, in its own file, from what another run learned.
+"""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 
 from coatnet.data.augmentation import AugmentationConfig, Resize
-from coatnet.data.images import ImageError, decode
 from coatnet.data.preprocess import Preprocess
-from coatnet.data.sources import DataConfig, Source, open_data
-from coatnet.errors import DataError
+from coatnet.data.sources import DataConfig, open_data
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import member
 from coatnet.model.guests import GuestConfig
 from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig
+from coatnet.training.finetuning import finetune
+from coatnet.training.look import Look, data_choices, look_at
 
-SAMPLED = 64
-"""Images looked at to tell size and colour: enough for a median, decoded in well under a second."""
-
-
-class Look(NamedTuple):
-    """What a glance at some training images tells."""
-
-    side: int
-    """Median shorter side, pixels."""
-    grey: bool
-    """No image has colour."""
-    oblong: bool
-    """Most are at least a quarter longer than wide, or the other way."""
+__all__ = ["finetune", "small_data"]
 
 
 def small_data(
@@ -50,12 +39,8 @@ def small_data(
     """
     config = data if isinstance(data, DataConfig) else DataConfig(path=data)
     splits = open_data(config)
-    num_images, look = len(splits.train), _look(splits.train)
-    choices = [
-        f"data: {num_images} images to train on, {len(splits.val)} to validate, "
-        f"{len(splits.test) if splits.test else 'none'} to test; {len(splits.train.class_names)} classes",
-    ]
-    choices += splits.notes
+    num_images, look = len(splits.train), look_at(splits.train)
+    choices = data_choices(splits)
     name, reason = (model, "as asked") if model else _choose_member(num_images, look, image_size)
     choices.append(f"model: {name}, {reason}")
     network = member(name).replace(num_classes=len(splits.train.class_names))
@@ -84,25 +69,6 @@ def small_data(
         class_names=splits.train.class_names,
         choices=tuple(choices),
     )
-
-
-def _look(source: Source) -> Look:
-    """Decode some images, spread over the source."""
-    sides, oblong, grey = [], [], True
-    for index in np.unique(np.linspace(0, len(source) - 1, SAMPLED).astype(int)):
-        try:
-            image = decode(source.read(int(index)))
-        except ImageError:
-            continue
-        height, width = image.shape[:2]
-        sides.append(min(height, width))
-        oblong.append(max(height, width) >= 1.25 * min(height, width))
-        grey = grey and bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
-    if not sides:
-        raise DataError(
-            f"none of {SAMPLED} training images could be read", "coatnet reads JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF"
-        )
-    return Look(int(np.median(sides)), grey, sum(oblong) > len(oblong) / 2)
 
 
 def _choose_member(num_images: int, look: Look, image_size: int | None) -> tuple[str, str]:

@@ -56,13 +56,14 @@ def report(
     """
     seconds, unreadable = took
     source, _ = splits.final
-    size = model_size(config.model)
+    height, width = config.preprocess.image_size
+    size = model_size(config.model, height, width)
     environment = folder.read_environment()
     text = ReportText(
         title=f"{Path(config.data.path).stem}: {len(config.class_names)} classes",
         facts={
             "model": f"{config.model.layout}, {size.parameters / 1e6:.1f} M parameters, "
-            f"{size.multiply_adds / 1e6:,.0f} M multiply-adds at {config.model.image_size} px",
+            f"{size.multiply_adds / 1e6:,.0f} M multiply-adds at {height} x {width} px",
             "data": f"{len(splits.train)} images to train on, {len(splits.val)} to validate, {len(source)} scored here",
             "length": f"{config.run.steps} steps of {config.run.batch_size} images",
             "duration": f"{seconds / 60:.1f} minutes",

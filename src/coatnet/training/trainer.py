@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from pathlib import Path
 
 import torch
 from timm.scheduler.scheduler import Scheduler
@@ -17,7 +19,9 @@ from coatnet.errors import QualityError
 from coatnet.evaluation.evaluate import score
 from coatnet.evaluation.metrics import Evaluation
 from coatnet.model.family import create_model
+from coatnet.model.layers import ordered_layers
 from coatnet.model.mbconv import StochasticDepth
+from coatnet.model.weights import load_weights
 from coatnet.runtime.engines import Precision, TorchEngine
 from coatnet.training.checkpoint import TrainingState
 from coatnet.training.config import TrainConfig
@@ -37,15 +41,19 @@ class Trainer:
     Args:
         config: the run; its length in steps.
         device: where the network lives.
+        initial: the run's file of first weights; random ones if there is none.
     """
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, device: torch.device, initial: Path | None = None) -> None:
         assert config.run.steps is not None
         self.config = config
         self.device = device
         self.precision: Precision = choose_precision(config.run.precision, device)
         torch.manual_seed(config.run.seed)
-        model = create_model(config.model).to(device).train()
+        model = create_model(config.model)
+        if initial is not None:
+            load_weights(model, initial)
+        model = model.to(device).train()
         optimizer = create_optimizer(model, config.optimizer)
         self.state = TrainingState(model, optimizer, create_ema(model, config.optimizer))
         self.schedule: Scheduler = create_schedule(optimizer, config.optimizer, config.run.steps)
@@ -56,6 +64,26 @@ class Trainer:
     def averaged(self) -> nn.Module:
         """The network that is evaluated and becomes the classifier: the moving average, or the weights themselves."""
         return self.state.ema.module if self.state.ema else self.state.model
+
+    @property
+    def chosen(self) -> nn.Module:
+        """What becomes the classifier: the averaged network, that of the best evaluation if the run may end early."""
+        if not self.state.best_weights:
+            return self.averaged
+        best = copy.deepcopy(self.averaged)
+        best.load_state_dict(self.state.best_weights)
+        return best
+
+    def note(self, evaluation: Evaluation) -> None:
+        """Remember an evaluation on the validation split if it is the best so far."""
+        state = self.state
+        if (evaluation.top1, -evaluation.loss) <= (state.best, -state.best_loss):
+            state.stale += 1
+            return
+        state.best, state.best_loss, state.stale = evaluation.top1, evaluation.loss, 0
+        if self.config.run.patience is not None:
+            weights = self.averaged.state_dict()
+            state.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
 
     def evaluate(self, source: Source, split: str, stop: StopSignal) -> Evaluation:
         """Scores of the averaged network, in the precision of training.
@@ -75,7 +103,7 @@ class Trainer:
                 should_stop=stop.is_asked,
             )
         finally:
-            self.state.model.train()
+            self.state.model.train()  # the next step freezes anew what is frozen
 
     def step(self, batch: Batch) -> Tensor:
         """Forward, backward, clip, update, average.
@@ -87,6 +115,8 @@ class Trainer:
             QualityError: loss or gradient is not finite; nothing was updated.
         """
         state, run = self.state, self.config.run
+        if self.config.optimizer.freeze != "none":
+            train_mode(state.model, self.config.optimizer.freezes(batch.step, run.steps or 0))
         images = self.normalise(batch.images)
         labels = batch.labels.to(self.device)
         seed = position_seed(run.seed, batch.step)
@@ -126,6 +156,19 @@ class Normaliser:
         """Args: images_BHWC: `(B, H, W, 3)` uint8. Returns: `(B, 3, H, W)` float32, channels-last in memory."""
         images_BCHW = images_BHWC.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         return images_BCHW * self.scale + self.shift
+
+
+def train_mode(model: nn.Module, frozen: bool) -> None:
+    """Make a network ready for a training step.
+
+    Args:
+        model: the network.
+        frozen: all but the head stays as it is: no gradients, no running statistics, no stochastic depth.
+    """
+    *body, head = ordered_layers(model)
+    head.train()
+    for layer in body:
+        layer.train(not frozen).requires_grad_(not frozen)
 
 
 def draw_stochastic_depth(model: nn.Module, num_samples: int, seed: int, device: torch.device) -> None:

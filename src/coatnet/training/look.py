@@ -1,0 +1,53 @@
+"""A glance at the data, from which recipes choose."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from coatnet.data.images import ImageError, decode
+from coatnet.data.sources import Source, Splits
+from coatnet.errors import DataError
+
+SAMPLED = 64
+"""Images looked at to tell size and colour: enough for a median, decoded in well under a second."""
+
+
+class Look(NamedTuple):
+    """What a glance at some training images tells."""
+
+    side: int
+    """Median shorter side, pixels."""
+    grey: bool
+    """No image has colour."""
+    oblong: bool
+    """Most are at least a quarter longer than wide, or the other way."""
+
+
+def look_at(source: Source) -> Look:
+    """Decode some images, spread over the source."""
+    sides, oblong, grey = [], [], True
+    for index in np.unique(np.linspace(0, len(source) - 1, SAMPLED).astype(int)):
+        try:
+            image = decode(source.read(int(index)))
+        except ImageError:
+            continue
+        height, width = image.shape[:2]
+        sides.append(min(height, width))
+        oblong.append(max(height, width) >= 1.25 * min(height, width))
+        grey = grey and bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
+    if not sides:
+        raise DataError(
+            f"none of {SAMPLED} training images could be read", "coatnet reads JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF"
+        )
+    return Look(int(np.median(sides)), grey, sum(oblong) > len(oblong) / 2)
+
+
+def data_choices(splits: Splits) -> list[str]:
+    """What there is to train on, for people."""
+    counts = (
+        f"data: {len(splits.train)} images to train on, {len(splits.val)} to validate, "
+        f"{len(splits.test) if splits.test else 'none'} to test; {len(splits.train.class_names)} classes"
+    )
+    return [counts, *splits.notes]
