@@ -78,7 +78,7 @@ def test_evaluate_with_published_weights(cache, image_folder, capsys):
     record = {**record_of("test_vit.r160_in1k"), "num_classes": 3, "label_names": names}
     put_in_cache(cache, VIT, fresh_tensors("test_vit", num_classes=3), record)
     (score,) = answers(capsys, "evaluate", VIT, str(image_folder), "--device", "cpu")
-    assert score["num_images"] == 18
+    assert score["images"] == 18
 
 
 def test_without_a_name_there_is_a_default(photo, capsys):
