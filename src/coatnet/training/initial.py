@@ -61,10 +61,10 @@ def find_initial(source: str | Path, model: str | None = None) -> Pretrained:
         ConfigError: a weights file without `model`, or a folder with another.
     """
     path = Path(source).expanduser().absolute()
+    if not _is_there(path):
+        raise ModelFileError(f"init {source} does not exist", _nearest(path))
     if path.is_file():
         return _from_file(path, model)
-    if not path.exists():
-        raise ModelFileError(f"{source} does not exist", _nearest(path))
     folder = find_folder(path)
     contents = Contents.read(folder)
     if model is not None and member(model).stages != contents.config.stages:
@@ -159,6 +159,13 @@ def _timm_preprocess(config: CoAtNetConfig) -> Preprocess:
         mean=theirs.mean,
         std=theirs.std,
     )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long for any file
+        return False
 
 
 def _nearest(path: Path) -> str:
