@@ -82,21 +82,27 @@ def main() -> None:
         low, high = found.top1_interval
         return found.answers.predicted, f"{found.top1:.1%} ({low:.1%} to {high:.1%}), loss {found.loss:.3f}"
 
+    def agree(classifier: Classifier) -> None:
+        """Sizes near the one that it is fed at, which are no multiples of 32, against the nearest multiple."""
+        fed = classifier.preprocess.image_size[0]
+        for size in (fed - 9, fed - 5, fed + 5, fed + 9):
+            nearest = max(32, round(size / 32) * 32)
+            first, told = answers(classifier.at_size((size, size)))
+            second, _ = answers(classifier.at_size((nearest, nearest)))
+            print(f"{size} px: {told}; the same top-1 as at {nearest} px on {np.mean(first == second):.1%}", flush=True)
+
     print(f"{split}, {len(source)} images; trained at {trained} px: {answers(whole)[1]}")
     for size in (round(trained * 1.5), round(trained * 2 / 3)):
         for name, way in WAYS.items():
             print(f"{size} px, {name}: {answers(with_tables(arguments.run, size, way))[1]}", flush=True)
-    for size in sorted({trained - 9, trained + 9, round(trained * 1.5) - 7, round(trained * 1.5) + 5}):
-        nearest = max(32, round(size / 32) * 32)
-        first, told = answers(whole.at_size((size, size)))
-        second, _ = answers(whole.at_size((nearest, nearest)))
-        print(f"{size} px: {told}; the same top-1 as at {nearest} px on {np.mean(first == second):.1%}", flush=True)
+    agree(whole)
     if arguments.tune:
         side = round(trained * 1.5)
         tuned = coatnet.recipes.finetune(config.data, arguments.run, image_size=(side, side))
         run = coatnet.train(lay_over(tuned, run={"epochs": 1}), arguments.tune)
         low, high = run.evaluation.top1_interval
         print(f"{side} px after one epoch of fine-tuning: {run.evaluation.top1:.1%} ({low:.1%} to {high:.1%})")
+        agree(Classifier.load(run.classifier, device="cpu"))
 
 
 if __name__ == "__main__":

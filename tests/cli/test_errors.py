@@ -74,7 +74,7 @@ WITHOUT_TORCH = {
     "train flowers --recipe finetune": (2, "--recipe finetune", "--init"),
     "train flowers --init tiny --image-size 16": (2, "--image-size", "32"),
     "train flowers --freeze body": (2, "--freeze body", "init"),
-    "train flowers --init tiny --frozen-share 0.5": (2, "--frozen-share 0.5", "body_first"),
+    "train flowers --init tiny --frozen-share 0.5": (2, "--frozen-share 0.5 does nothing with freeze none"),
     "train flowers --init tiny --freeze head": (2, "--freeze", "body_first"),
     "train flowers --layer-decay 0": (2, "--layer-decay", "greater than 0"),
     "train flowers --patience 0": (2, "--patience", "greater than 0"),

@@ -61,7 +61,7 @@ class OptimizerConfig(Frozen):
     def _share_is_used(self) -> Self:
         default = type(self).model_fields["frozen_share"].default
         if self.frozen_share != default and self.freeze != "body_first":
-            raise ValueError(f"frozen_share {self.frozen_share:g} is for freeze body_first, not for {self.freeze}")
+            raise ValueError(f"frozen_share {self.frozen_share:g} does nothing with freeze {self.freeze}")
         return self
 
     def freezes(self, step: int, num_steps: int) -> bool:

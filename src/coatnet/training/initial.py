@@ -94,10 +94,10 @@ def find_initial(source: str | Path, model: str | None = None) -> Pretrained:
         ConfigError: a weights file without `model`, or a folder with another.
     """
     path = Path(source).expanduser().absolute()
-    if not path.exists() and is_published_name(str(source)):
+    if not _is_there(path) and is_published_name(str(source)):
         found = _of_record(str(source), *_published(str(source)))
-    elif not path.exists():
-        raise ModelFileError(f"{source} does not exist", _nearest(path))
+    elif not _is_there(path):
+        raise ModelFileError(f"init {source} does not exist", _nearest(path))
     elif path.is_file() and (model is None or not model.startswith(PREFIX)):
         return _from_file(path, model)
     elif path.is_file() or _is_from_hub(path):
@@ -150,7 +150,7 @@ def resolve_source(init: str) -> str:
     """What a run stores for `init`: the absolute path, of the classifier in it where it is a run folder; a name as it
     is."""
     path = Path(init).expanduser().absolute()
-    if init == NONE or (is_published_name(init) and not path.exists()):
+    if init == NONE or (is_published_name(init) and not _is_there(path)):
         return init
     return str(path / "classifier" if (path / "classifier").is_dir() else path)
 
@@ -271,6 +271,13 @@ def _timm_preprocess(config: CoAtNetConfig) -> Preprocess:
         mean=theirs.mean,
         std=theirs.std,
     )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long for any file
+        return False
 
 
 def _nearest(path: Path) -> str:
