@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from coatnet.model.config import CoAtNetConfig
 from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig, lay_over
 from coatnet.training.initial import AUTO, NONE, PHOTOGRAPH, choose_initial
 from coatnet.training.look import look_at
-from coatnet.training.recipes import finetune, small_data
+from coatnet.training.recipes import finetune, imagenet_1k, imagenet_1k_modern, imagenet_21k, jft, small_data
 
 
 def _same(config: type[Frozen], name: str) -> Any:
@@ -88,8 +89,10 @@ def given(flags: Frozen | None) -> dict[str, Any]:
 class Asked(Frozen):
     """What the user asked of the recipe."""
 
-    recipe: Literal["small_data", "finetune"] | None = None
-    """How to choose what is not given: small_data from scratch, finetune with --init; default: as --init says."""
+    recipe: Literal["small_data", "finetune", "imagenet_1k", "imagenet_1k_modern", "imagenet_21k", "jft"] | None = None
+    """How to choose what is not given: small_data from scratch, finetune with --init; default: as --init says. Those of
+    the paper's pre-training, for large data and many machines: imagenet_1k, imagenet_21k, jft; imagenet_1k_modern as
+    public re-trainings do it."""
     init: str = AUTO
     """First weights: a run folder, a classifier folder, published weights as timm/NAME.TAG, or a weights file
     (.safetensors, .pth) with its --model; none for random ones. auto takes published ones for photographs of 128 px and
@@ -122,6 +125,11 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2] or found[1])
 
 
+_FROM_SCRATCH: dict[str, Callable[..., TrainConfig]] = {
+    recipe.__name__: recipe for recipe in (small_data, imagenet_1k, imagenet_1k_modern, imagenet_21k, jft)
+}
+
+
 def build_config(data: str, flags: dict[str, dict[str, Any]], asked_for: Asked) -> TrainConfig:
     """What the recipe chooses for the data, with the values given laid over it.
 
@@ -136,14 +144,14 @@ def build_config(data: str, flags: dict[str, dict[str, Any]], asked_for: Asked) 
     source = DataConfig(path=data, **flags["data"])
     init, missed = _initial(source, asked_for)
     from_scratch, size = init == NONE, asked_for.size
-    if asked_for.recipe == ("finetune" if from_scratch else "small_data"):
+    if asked_for.recipe and (asked_for.recipe == "finetune") == from_scratch:
         need = "needs --init, weights to start from" if from_scratch else "trains from scratch, without --init"
         raise ConfigError(f"--recipe {asked_for.recipe} {need}", "leave --recipe out, and --init says which it is")
     common: dict[str, Any] = {"model": asked_for.model, "batch_size": flags["run"].get("batch_size")}
     if not from_scratch:
         chosen = finetune(source, init, image_size=size, **common)
     elif size is None or size[0] == size[1]:
-        chosen = small_data(source, image_size=size and size[0], **common)
+        chosen = _FROM_SCRATCH[asked_for.recipe or "small_data"](source, image_size=size and size[0], **common)
     else:
         raise ConfigError(
             f"--image-size {asked_for.image_size}: from scratch the relative tables are made for a square",
@@ -161,7 +169,7 @@ def _initial(source: DataConfig, asked_for: Asked) -> tuple[str, str]:
     """First weights, and what to say of the choice, or ""."""
     if asked_for.init != AUTO:
         return asked_for.init, ""
-    if asked_for.model or asked_for.recipe == "small_data" or min(asked_for.size or (PHOTOGRAPH,)) < PHOTOGRAPH:
+    if asked_for.model or asked_for.recipe in _FROM_SCRATCH or min(asked_for.size or (PHOTOGRAPH,)) < PHOTOGRAPH:
         return NONE, ""
     train = open_data(source).train
     return choose_initial(len(train), look_at(train))

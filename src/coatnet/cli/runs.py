@@ -77,7 +77,7 @@ def check_unchanged(folder: Path, data: str, flags: dict[str, dict[str, Any]], a
     started = stored.initial.source if stored.initial else NONE
     if asked_for.init != AUTO and resolve_source(asked_for.init) != started:
         raise ConfigError(f"--init: {started} in {folder}, got {asked_for.init}", hint)
-    if asked_for.recipe == ("small_data" if stored.initial else "finetune"):
+    if asked_for.recipe and (asked_for.recipe == "finetune") != (stored.initial is not None):
         raise ConfigError(f"--recipe: {folder} was not made by {asked_for.recipe}", hint)
 
 

@@ -29,12 +29,18 @@ def parse_duration(value: Any) -> Any:
 
 
 class OptimizerConfig(Frozen):
-    """AdamW, warm-up and cosine, clipping, averaging (paper Table 10)."""
+    """Loss, AdamW, warm-up and schedule, clipping, averaging (paper Table 10)."""
 
     learning_rate: PositiveFloat = 1e-3
     """Peak learning rate (1e-3 in paper Table 10)."""
+    schedule: Literal["cosine", "linear"] = "cosine"
+    """How the learning rate falls after the warm-up: cosine on ImageNet-1K, linear in larger pre-training (paper Table
+    10)."""
     final_learning_rate: float = Field(1e-5, ge=0)
-    """Learning rate at the last step of the cosine (1e-5 in paper Table 10)."""
+    """Learning rate at the last step (1e-5 in paper Table 10); that of the peak for a constant rate."""
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """Cross-entropy of one choice among the classes, or of each class by itself, summed over classes (paper
+    Table 10: sigmoid in pre-training on ImageNet-21K and JFT)."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises from 0 (10,000 of 94,000 in paper Table 10)."""
     weight_decay: float = Field(0.05, ge=0)

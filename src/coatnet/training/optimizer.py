@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.scheduler.poly_lr import PolyLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
@@ -14,6 +17,7 @@ from coatnet.model.guests import undecayed
 from coatnet.model.layers import ordered_layers
 from coatnet.training.config import OptimizerConfig
 
+_LINE: dict[str, Any] = {"power": 1.0}
 EMA_WARMUP_POWER = 0.75
 """Growth of the average's decay, 1 - (1 + step)^-power: timm's advice for runs below a million steps."""
 
@@ -42,10 +46,11 @@ def _by_decay(
     yield [one for one in parameters if one.ndim <= 1 or one in tables], 0.0
 
 
-def create_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig, num_steps: int) -> CosineLRScheduler:
-    """Linear warm-up, then a cosine: a function of the step alone, through `step_update(step)`."""
+def create_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig, num_steps: int) -> Scheduler:
+    """Linear warm-up, then a cosine or a line: a function of the step alone, through `step_update(step)`."""
     warmup_steps = round(config.warmup * num_steps)
-    return CosineLRScheduler(
+    kind, power = (CosineLRScheduler, {}) if config.schedule == "cosine" else (PolyLRScheduler, _LINE)
+    return kind(
         optimizer,
         t_initial=max(1, num_steps - warmup_steps),
         lr_min=config.final_learning_rate,
@@ -54,6 +59,7 @@ def create_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig, n
         warmup_lr_init=config.learning_rate / (warmup_steps + 1),
         warmup_prefix=True,
         t_in_epochs=False,
+        **power,
     )
 
 

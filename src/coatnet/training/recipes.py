@@ -1,6 +1,7 @@
 """Recipes: functions that look at the data and return a whole TrainConfig, with the reasons of each choice.
 
-`small_data` trains from scratch; `finetune`, in its own file, from what another run learned.
+`small_data` trains from scratch; `finetune`, in its own file, from what another run learned; those of imagenet.py are
+the paper's pre-training.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from coatnet.model.family import member
 from coatnet.model.guests import GuestConfig
 from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig
 from coatnet.training.finetuning import finetune
+from coatnet.training.imagenet import imagenet_1k, imagenet_1k_modern, imagenet_21k, jft
 from coatnet.training.look import Look, data_choices, look_at
 
-__all__ = ["finetune", "small_data"]
+__all__ = ["finetune", "imagenet_1k", "imagenet_1k_modern", "imagenet_21k", "jft", "small_data"]
 
 
 def small_data(

@@ -59,6 +59,7 @@ class Trainer:
         self.schedule: Scheduler = create_schedule(optimizer, config.optimizer, config.run.steps)
         self.augmentation = BatchAugmentation(config.augmentation)
         self.normalise = Normaliser(config.preprocess, device)
+        self.loss = nn.functional.cross_entropy if config.optimizer.loss == "softmax" else sigmoid_loss
 
     @property
     def averaged(self) -> nn.Module:
@@ -127,7 +128,7 @@ class Trainer:
         torch.manual_seed(position_seed(seed, _GUEST_DRAW))  # guests draw from torch's own generators
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             logits = state.model(images)
-        loss = nn.functional.cross_entropy(logits.float(), targets)
+        loss = self.loss(logits.float(), targets)
         state.optimizer.zero_grad()
         torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.config.optimizer.gradient_clip or math.inf)
@@ -169,6 +170,11 @@ def train_mode(model: nn.Module, frozen: bool) -> None:
     head.train()
     for layer in body:
         layer.train(not frozen).requires_grad_(not frozen)
+
+
+def sigmoid_loss(logits_BK: Tensor, targets_BK: Tensor) -> Tensor:
+    """Binary cross-entropy of each class, summed over the K classes, the mean of the B samples."""
+    return nn.functional.binary_cross_entropy_with_logits(logits_BK, targets_BK, reduction="sum") / len(logits_BK)
 
 
 def draw_stochastic_depth(model: nn.Module, num_samples: int, seed: int, device: torch.device) -> None:
