@@ -1,11 +1,34 @@
-"""Who am I among the processes of this run. Without torchrun there is one process: rank 0 of 1."""
+"""Who am I among the processes of this run, and what they tell each other; without torchrun, rank 0 of 1."""
+
+from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Value = TypeVar("Value")
+PATIENCE = timedelta(hours=2)
+"""How long a process waits for the others: they may still evaluate or write. A process that dies is seen at once."""
 
 
 def rank() -> int:
     """This process's number, 0 to `world_size() - 1`, as torchrun sets it."""
     return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """This process's number on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def local_world_size() -> int:
+    """How many processes of this run share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def world_size() -> int:
@@ -18,12 +41,78 @@ def is_main() -> bool:
     return rank() == 0
 
 
+@contextmanager
+def joined() -> Iterator[None]:
+    """Join the processes that torchrun started, and leave them at the end; nothing is done for one process."""
+    if world_size() == 1:
+        yield
+        return
+    import torch
+
+    cuda = torch.cuda.is_available()
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def is_joined() -> bool:
+    """Whether there are other processes to talk to."""
+    if world_size() == 1:
+        return False
+    import torch
+
+    return torch.distributed.is_initialized()
+
+
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set on any rank; all ranks get the same answer, so that all stop at the same step."""
-    if world_size() == 1:
+    if not is_joined():
         return flag
     import torch
 
     found = torch.tensor(int(flag))
     torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
     return bool(found)
+
+
+def from_main(value: Value) -> Value:
+    """The main process's value, on every rank."""
+    if not is_joined():
+        return value
+    import torch
+
+    box: list[Any] = [value]
+    torch.distributed.broadcast_object_list(box)
+    return cast(Value, box[0])
+
+
+def gathered(value: Value) -> list[Value]:
+    """The values of all ranks in the order of the ranks, on every rank."""
+    if not is_joined():
+        return [value]
+    import torch
+
+    values: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over the ranks."""
+    if not is_joined():
+        return
+    import torch
+
+    for tensor in tensors:
+        torch.distributed.all_reduce(tensor)
+        tensor /= world_size()
+
+
+def wait_for_all() -> None:
+    """Go on when every rank is here."""
+    if is_joined():
+        import torch
+
+        torch.distributed.barrier()

@@ -59,9 +59,7 @@ def test_another_batch_changes_the_rate_in_proportion():
 
 
 def test_members_without_values_are_refused():
-    with pytest.raises(
-        ConfigError, match="recipe jft has values for coatnet_3, .*, not for coatnet_7"
-    ):
+    with pytest.raises(ConfigError, match=r"recipe jft has values for coatnet_3, .*, not for coatnet_7"):
         recipes.jft("digits", model="coatnet_7")
 
 

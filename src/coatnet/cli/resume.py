@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from coatnet.cli import tables
+from coatnet.ranks import is_main
 
 
 def resume(run: Path, /) -> None:
@@ -15,4 +16,6 @@ def resume(run: Path, /) -> None:
     """
     from coatnet.training import loop
 
-    tables.show_run(loop.resume(run))
+    done = loop.resume(run)
+    if is_main():
+        tables.show_run(done)

@@ -21,6 +21,7 @@ from coatnet.cli.flags import (
     build_config,
     given,
 )
+from coatnet.ranks import is_main
 from coatnet.training.folder import RunFolder
 
 
@@ -60,9 +61,11 @@ def train(  # noqa: PLR0913 (flags)
         runs.check_unchanged(folder, data, flags, asked)
     else:
         config = build_config(data, flags, asked)
-        tables.show_choices(config, folder)
+        if is_main():
+            tables.show_choices(config, folder)
     from coatnet.training import loop  # imports torch: only when all that was typed is right
 
     command = shlex.join(["coatnet", *sys.argv[1:]])
     run = loop.resume(folder) if goes_on else loop.train(config, folder, overwrite=overwrite, command=command)
-    tables.show_run(run)
+    if is_main():
+        tables.show_run(run)

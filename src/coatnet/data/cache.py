@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from coatnet.data.images import ImageError, ImageLimits, decode
 from coatnet.data.samples import Source
+from coatnet.ranks import local_world_size
 
 # At most a quarter of what is free, since the network and other programs need memory too, and never above 4 GiB:
 # beyond that the time to fill it is longer than what it saves in a short run.
@@ -97,8 +98,9 @@ def decode_all(
 
 
 def default_budget() -> int:
-    """How many bytes decoded images may take: a quarter of the memory that is free, and at most 4 GiB."""
-    return min(_MOST, int(_SHARE_OF_FREE * _free_memory()))
+    """How many bytes decoded images may take: a quarter of the memory that is free, and at most 4 GiB; processes of one
+    run share it."""
+    return min(_MOST, int(_SHARE_OF_FREE * _free_memory()) // local_world_size())
 
 
 def _num_bytes(image: NDArray[np.uint8] | ImageError) -> int:

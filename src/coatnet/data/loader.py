@@ -6,7 +6,7 @@ torch is imported by `TrainingStream` only; `evaluation_batches` does without.
 import os
 import sys
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from coatnet.data.preprocess import Preprocess
 from coatnet.data.samples import Source
 from coatnet.data.workers import prepared_by_workers
 from coatnet.errors import DataError
+from coatnet.ranks import local_world_size
 
 if TYPE_CHECKING:
     import torch
@@ -40,12 +41,14 @@ class Batch:
         images: (B, H, W, 3) uint8 tensor.
         labels: (B,) int64 tensor.
         step: the step it belongs to.
+        place: which one it is of the micro-batches of all steps, counted from 0; the step itself where a step has one.
         unreadable: name and code of images that this batch found unreadable for the first time.
     """
 
     images: "torch.Tensor"
     labels: "torch.Tensor"
     step: int
+    place: int
     unreadable: tuple[tuple[str, str], ...] = ()
 
 
@@ -67,10 +70,11 @@ class EvaluationBatch:
 
 
 class TrainingStream:
-    """Training batches for any range of steps, always full, the same for any number of workers.
+    """Training batches for any range of steps, always full, the same for any number of workers and of processes.
 
-    Position p = step * batch_size + i is sample `permutation(seed, p // n)[p % n]`, augmented with a seed made from
-    (seed, p). If that image is unreadable the next one of the permutation takes its place.
+    A step's batch is cut into `parts` micro-batches, of which this process draws its `own`. Position p of the run, in
+    the order of steps, micro-batches and places in them, is sample `permutation(seed, p // n)[p % n]`, augmented with a
+    seed made from (seed, p). If that image is unreadable the next one of the permutation takes its place.
 
     Images that fit into memory are decoded once, here; the others in the workers, whenever they are drawn.
 
@@ -79,7 +83,9 @@ class TrainingStream:
         preprocess: size and way of resizing; mean and standard deviation are not used here.
         augmentation: what is done to an image.
         seed: of order and augmentation.
-        batch_size: images per step.
+        batch_size: images per step, a multiple of `parts`.
+        parts: micro-batches of a step, of all processes together.
+        own: which of them this process draws.
         workers: processes that prepare batches; None is `default_workers()`, 0 is none.
         limits: what an image may be.
         max_bad: share of unreadable images above which a `DataError` is raised.
@@ -101,6 +107,8 @@ class TrainingStream:
         *,
         seed: int,
         batch_size: int,
+        parts: int = 1,
+        own: Sequence[int] = (0,),
         workers: int | None = None,
         limits: ImageLimits = _DEFAULT_LIMITS,
         max_bad: float = 0.01,
@@ -109,11 +117,12 @@ class TrainingStream:
         if not len(source):
             raise DataError("There are no training images.", hint="Check the path and the split.")
         self.source = source
-        self.batch_size = batch_size
+        self.parts = parts
+        self.own = tuple(own)
         self.workers = default_workers() if workers is None else workers
         self.max_bad = max_bad
         self.unreadable: list[tuple[str, str]] = []
-        self._preparation = Preparation(source, preprocess, augmentation, seed, batch_size, limits)
+        self._preparation = Preparation(source, preprocess, augmentation, seed, batch_size // parts, limits)
         decoded = decode_all(source, self._preparation.kept, limits, default_threads(), memory) if memory != 0 else None
         self._preparation.decoded = decoded
         self.in_memory = decoded is not None
@@ -127,7 +136,7 @@ class TrainingStream:
         return len(self.source)
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
-        """The batches of steps `start_step` to `stop_step` - 1, prepared ahead by the workers.
+        """This process's micro-batches of steps `start_step` to `stop_step` - 1, prepared ahead by the workers.
 
         Raises:
             DataError: too many unreadable images.
@@ -135,18 +144,19 @@ class TrainingStream:
         """
         import torch
 
-        steps = range(start_step, stop_step)
-        with closing(self._prepared(steps)) as all_prepared:
-            for step, prepared in zip(steps, all_prepared, strict=True):
+        places = [step * self.parts + part for step in range(start_step, stop_step) for part in self.own]
+        with closing(self._prepared(places)) as all_prepared:
+            for place, prepared in zip(places, all_prepared, strict=True):
                 new = self._report(prepared.unreadable)
                 if prepared.failure:
                     raise DataError(prepared.failure, hint="Check that the images are image files.")
-                yield Batch(torch.from_numpy(prepared.images), torch.from_numpy(prepared.labels), step, new)
+                images, labels = torch.from_numpy(prepared.images), torch.from_numpy(prepared.labels)
+                yield Batch(images, labels, place // self.parts, place, new)
 
-    def _prepared(self, steps: range) -> Generator[Prepared, None, None]:
+    def _prepared(self, places: Sequence[int]) -> Generator[Prepared, None, None]:
         if self.workers == 0:
-            return (self._preparation[step] for step in steps)
-        return prepared_by_workers(self._preparation, steps, self.workers)
+            return (self._preparation[place] for place in places)
+        return prepared_by_workers(self._preparation, places, self.workers)
 
     def _report(self, found: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
         known = set(self.unreadable)
@@ -215,8 +225,9 @@ def _evaluation_batch(
 
 
 def default_threads() -> int:
-    """One per core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """One per core that this process may use; processes of one run share the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // local_world_size())
 
 
 def default_workers() -> int:

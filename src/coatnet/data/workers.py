@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -27,8 +27,10 @@ _TIMEOUT_SECONDS = 120.0
 _GOODBYE_SECONDS = 5.0
 
 
-def prepared_by_workers(preparation: Preparation, steps: range, num_workers: int) -> Generator[Prepared, None, None]:
-    """The batches of `steps`, in order, made by `num_workers` processes that end with the iterator.
+def prepared_by_workers(
+    preparation: Preparation, places: Sequence[int], num_workers: int
+) -> Generator[Prepared, None, None]:
+    """The micro-batches at `places`, in order, made by `num_workers` processes that end with the iterator.
 
     Raises:
         ConfigError: not on Linux, where alone a process with threads can be forked.
@@ -44,17 +46,17 @@ def prepared_by_workers(preparation: Preparation, steps: range, num_workers: int
 
     atexit.register(close)  # for an iterator that nobody closed: multiprocessing would wait for its workers for ever
     try:
-        for _ in range(min(num_workers, len(steps))):
+        for _ in range(min(num_workers, len(places))):
             workers.append(_Worker(preparation, workers))
-        for index, step in enumerate(steps[: len(workers) * _NUM_SLOTS]):
-            workers[index % len(workers)].ask(step, index // len(workers) % _NUM_SLOTS)
-        for index, step in enumerate(steps):
+        for index, place in enumerate(places[: len(workers) * _NUM_SLOTS]):
+            workers[index % len(workers)].ask(place, index // len(workers) % _NUM_SLOTS)
+        for index, place in enumerate(places):
             worker = workers[index % len(workers)]
             slot = index // len(workers) % _NUM_SLOTS
-            prepared = worker.answer(step, slot)
+            prepared = worker.answer(place, slot)
             following = index + len(workers) * _NUM_SLOTS
-            if following < len(steps):
-                worker.ask(steps[following], slot)
+            if following < len(places):
+                worker.ask(places[following], slot)
             yield prepared
     finally:
         close()

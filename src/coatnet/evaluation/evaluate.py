@@ -13,6 +13,7 @@ from coatnet.data.sources import DataConfig, Source, SplitRecord, find_parts, op
 from coatnet.data.splitting import apply_split
 from coatnet.errors import DataError, Stopped
 from coatnet.evaluation.metrics import Answers, Evaluation, rate
+from coatnet.ranks import gathered, is_joined, rank, world_size
 
 Split = Literal["train", "val", "test", "all"]
 Bad = Literal["wrong", "exclude"]
@@ -57,8 +58,14 @@ def evaluate(  # noqa: PLR0913 (options are keywords)
         config = data if isinstance(data, DataConfig) else DataConfig(path=str(data))
         source, name = find_split(config, split, record)
     source = source.relabelled(classifier.class_names)
-    batches = evaluation_batches(source, classifier.preprocess, batch_size, workers)
-    return score(classifier.logits, source, batches, split=name, bad=bad, should_stop=should_stop)
+    own = share_of(source)
+    batches = evaluation_batches(own, classifier.preprocess, batch_size, workers)
+    return score(classifier.logits, own, batches, split=name, bad=bad, should_stop=should_stop)
+
+
+def share_of(source: Source) -> Source:
+    """The images that this process scores: all of them, unless several processes share the work."""
+    return source.subset(range(rank(), len(source), world_size())) if is_joined() else source
 
 
 def score(  # noqa: PLR0913 (options are keywords)
@@ -70,16 +77,18 @@ def score(  # noqa: PLR0913 (options are keywords)
     bad: Bad = "wrong",
     should_stop: Callable[[], bool] | None = None,
 ) -> Evaluation:
-    """Score anything that gives logits; the training loop calls this too.
+    """Score anything that gives logits; the training loop calls this too. Several processes put their shares together.
 
     Args:
         logits: (B, H, W, 3) uint8 images of the network's size -> (B, C) logits.
-        source: its class names are the C classes, in the order of the logits.
+        source: this process's share; its class names are the C classes, in the order of the logits.
         batches: of `source`.
         split: label of the result.
         bad: see `evaluate`.
-        should_stop: looked at before each batch.
+        should_stop: looked at before each batch; not by several processes, of which none may leave alone.
     """
+    if is_joined():
+        should_stop = None
     parts: list[Answers] = []
     unreadable: list[tuple[str, int]] = []
     for batch in batches:
@@ -89,6 +98,8 @@ def score(  # noqa: PLR0913 (options are keywords)
         if len(batch.indices):
             names = [source.names[index] for index in batch.indices]
             parts.append(Answers.of_logits(logits(batch.images), source.labels[batch.indices], names))
+    shares = gathered((parts, unreadable))
+    parts, unreadable = [part for own, _ in shares for part in own], [one for _, own in shares for one in own]
     if not parts:
         raise DataError(f"None of the {len(unreadable)} images could be read.", "Check the path and the files in it.")
     return rate(Answers.joined(parts), source.class_names, split=split, unreadable=unreadable, bad=bad)

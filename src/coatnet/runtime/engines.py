@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coatnet.errors import ConfigError, MissingPartError
+from coatnet.ranks import local_rank, world_size
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +70,8 @@ class TorchEngine(Engine):
 
 
 def find_device(name: str = "auto") -> "torch.device":
-    """The device called `name`, or for `auto` the fastest kind in this machine: cuda, else mps, else cpu.
+    """The device called `name`, or for `auto` the fastest kind in this machine: cuda, else mps, else cpu. Each process
+    of a run has its own GPU.
 
     Raises:
         ConfigError: torch knows no such name.
@@ -78,6 +80,8 @@ def find_device(name: str = "auto") -> "torch.device":
     import torch
 
     counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if name in ("auto", "cuda") and counts["cuda"] and world_size() > 1:
+        return torch.device("cuda", local_rank() % counts["cuda"])
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if counts[kind]))
     kind, _, index = name.partition(":")

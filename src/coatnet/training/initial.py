@@ -20,7 +20,7 @@ from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import FAMILY, ModelConfig, create_model, member
 from coatnet.model.guests import PREFIX, GuestConfig, guest
 from coatnet.model.heads import carry_classes, classes_layers, with_classes
-from coatnet.model.hub import holds_weights
+from coatnet.model.hub import RECORD, holds_weights
 from coatnet.model.published import Published, find_published, is_published_name
 from coatnet.training.config import Initial, TrainConfig
 from coatnet.training.look import Look
@@ -127,7 +127,8 @@ def _from_folder(folder: Path) -> Pretrained:
 
 def _is_from_hub(path: Path) -> bool:
     """Whether this is a folder of published weights, not one of ours."""
-    return path.is_dir() and holds_weights(path) and not all((path / name).is_file() for name in JSON_FILES)
+    ours = any((path / name).is_file() for name in JSON_FILES if name != RECORD)
+    return path.is_dir() and holds_weights(path) and not ours
 
 
 def _published(name: str | None, place: Path | None = None) -> tuple[Published, Path]:

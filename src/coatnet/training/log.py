@@ -140,6 +140,24 @@ class RunLog:
         fresh.replace(self.path)
 
 
+class SilentLog:
+    """What the other processes of a run have in place of a RunLog."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Nothing: the main process writes it."""
+
+    def show(self, line: Mapping[str, Any], best: float) -> None:
+        """Nothing: the main process shows it."""
+
+    def say(self, text: str) -> None:
+        """Nothing: the main process says it."""
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a metrics.jsonl."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from coatnet.data.loader import TrainingStream
+from coatnet.data.loader import Batch, TrainingStream
 from coatnet.data.samples import printable
 from coatnet.data.sources import Splits, open_data
-from coatnet.errors import ConfigError, Stopped
+from coatnet.errors import Stopped
 from coatnet.evaluation.metrics import Evaluation
 from coatnet.model.guests import GuestConfig, check_guest
-from coatnet.ranks import any_rank, is_main, world_size
+from coatnet.ranks import any_rank, from_main, is_joined, is_main, joined, wait_for_all
 from coatnet.runtime.engines import find_device
 from coatnet.training.checkpoint import load_newest, save_checkpoint
 from coatnet.training.config import TrainConfig
 from coatnet.training.folder import RunFolder, default_folder
 from coatnet.training.initial import initial_state
 from coatnet.training.length import Pace, is_due, resolve_length, set_pace
-from coatnet.training.log import Meter, RunLog, check_tensorboard, read_metrics
+from coatnet.training.log import Meter, RunLog, SilentLog, check_tensorboard, read_metrics
 from coatnet.training.machine import describe, keep_freed_memory
+from coatnet.training.parallel import num_parts, own_parts
 from coatnet.training.results import report, save_classifier, take_score
 from coatnet.training.signals import StopRequestedError, StopSignal
 from coatnet.training.trainer import Trainer
@@ -73,26 +75,27 @@ def train(config: TrainConfig, folder: Path | str | None = None, *, overwrite: b
         ResourceError: out of disk.
         Stopped: a signal came; what was done is saved.
     """
-    _refuse_ranks()
     device = find_device(config.run.device)
     if config.run.tensorboard:
         check_tensorboard()
     if isinstance(config.model, GuestConfig):
         check_guest(config.model)
-    run_folder = RunFolder(default_folder(config.data.path) if folder is None else Path(folder))
-    run_folder.check_free(overwrite)
     keep_freed_memory()
-    with StopSignal() as stop:
+    with joined(), StopSignal() as stop:
+        run_folder = RunFolder(from_main(default_folder(config.data.path) if folder is None else Path(folder)))
+        run_folder.check_free(overwrite)
         try:
             with stop.interruptible():
                 splits = open_data(config.data)
                 stream = _stream(config, splits)
                 initial = initial_state(config) if config.initial else None
-                config = _in_steps(config, device, splits, stream)
+                config = from_main(_in_steps(config, device, splits, stream))
         except StopRequestedError:
             raise Stopped("stopped before the first step", "nothing was written; start it again") from None
-        run_folder.make_empty()
-        run_folder.write_start(config, splits, describe(device, command), initial)
+        if is_main():
+            run_folder.make_empty()
+            run_folder.write_start(config, splits, describe(device, command), initial)
+        wait_for_all()
         return _run(_Work(config, run_folder, splits, stream, stop))
 
 
@@ -106,11 +109,10 @@ def resume(folder: Path | str) -> Run:
         ModelFileError: no run is there, or all its checkpoints are damaged.
         CoatnetError: as `train`, for the rest.
     """
-    _refuse_ranks()
     run_folder = RunFolder(Path(folder))
     config = run_folder.read_config()
     keep_freed_memory()
-    with StopSignal() as stop:
+    with joined(), StopSignal() as stop:
         try:
             with stop.interruptible():
                 splits = run_folder.open_data(config.data)
@@ -120,13 +122,6 @@ def resume(folder: Path | str) -> Run:
         return _run(_Work(config, run_folder, splits, stream, stop))
 
 
-def _refuse_ranks() -> None:
-    if world_size() > 1:
-        raise ConfigError(
-            f"{world_size()} processes were started; training runs in one", "start coatnet train without torchrun"
-        )
-
-
 def _run(work: _Work) -> Run:
     """Steps, evaluations and checkpoints until the end, then what the run leaves."""
     folder, run = work.folder, work.config.run
@@ -134,7 +129,8 @@ def _run(work: _Work) -> Run:
     state = trainer.state
     assert run.steps is not None
     damaged = load_newest(state, folder.checkpoints)
-    with RunLog(folder.path, run.steps, state.step, run.tensorboard) as log:
+    wait_for_all()  # before the main process writes another checkpoint
+    with RunLog(folder.path, run.steps, state.step, run.tensorboard) if is_main() else SilentLog() as log:
         for line in (*damaged, *_passed_over(work.stream.unreadable)):
             log.say(line)
         try:
@@ -142,15 +138,19 @@ def _run(work: _Work) -> Run:
             classifier = save_classifier(trainer.chosen, str(trainer.device), work.config, folder)
             evaluation = take_score(classifier, work.splits, folder, work.stop.is_asked)
         except (Stopped, StopRequestedError):
-            save_checkpoint(state, folder.checkpoints, run.keep_checkpoints)
+            if is_main():
+                save_checkpoint(state, folder.checkpoints, run.keep_checkpoints)
+            wait_for_all()
             raise Stopped(
                 f"stopped after step {state.step} of {run.steps}; everything is saved", f"coatnet resume {folder.path}"
             ) from None
-    report(work.config, folder, work.splits, evaluation, (state.seconds, work.stream.unreadable))
+    if is_main():
+        report(work.config, folder, work.splits, evaluation, (state.seconds, work.stream.unreadable))
+    wait_for_all()
     return Run(folder.path, folder.classifier, evaluation)
 
 
-def _steps(work: _Work, trainer: Trainer, log: RunLog) -> None:
+def _steps(work: _Work, trainer: Trainer, log: RunLog | SilentLog) -> None:
     """The steps that are left."""
     state, run = trainer.state, work.config.run
     assert run.steps
@@ -163,12 +163,11 @@ def _steps(work: _Work, trainer: Trainer, log: RunLog) -> None:
     batches = work.stream.batches(state.step, run.steps)
     while state.step < run.steps and not _is_over(work, trainer):
         started = time.monotonic()
-        with work.stop.interruptible():
-            batch = next(batches)
+        own = _next(batches, len(work.stream.own), work.stop)
         waited = time.monotonic() - started
-        for line in _passed_over(batch.unreadable):
+        for line in _passed_over(entry for batch in own for entry in batch.unreadable):
             log.say(line)
-        loss = trainer.step(batch)
+        loss = trainer.step(own)
         meter.add(waited, time.monotonic() - started)
         state.losses.append(loss)
         if is_due(state.step, run.log_every, run.steps):
@@ -184,6 +183,14 @@ def _steps(work: _Work, trainer: Trainer, log: RunLog) -> None:
         log.say(f"step {state.step}: no better evaluation in {state.stale}; the classifier is that of the best one")
 
 
+def _next(batches: Iterator[Batch], count: int, stop: StopSignal) -> list[Batch]:
+    """This process's micro-batches of the next step. Alone it may break off the wait; of several none may leave."""
+    if is_joined():
+        return [next(batches) for _ in range(count)]
+    with stop.interruptible():
+        return [next(batches) for _ in range(count)]
+
+
 def _is_over(work: _Work, trainer: Trainer) -> bool:
     """Whether the validation accuracy has stopped to rise for as long as the run is patient."""
     patience = work.config.run.patience
@@ -195,7 +202,7 @@ def _passed_over(unreadable: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{printable(name)} cannot be read ({code}): another image takes its place" for name, code in unreadable]
 
 
-def _log(trainer: Trainer, meter: Meter, log: RunLog) -> None:
+def _log(trainer: Trainer, meter: Meter, log: RunLog | SilentLog) -> None:
     """Write a line about the steps since the last one."""
     state = trainer.state
     loss = float(torch.stack(state.losses).mean())
@@ -206,10 +213,11 @@ def _log(trainer: Trainer, meter: Meter, log: RunLog) -> None:
     log.show(line, state.best)
 
 
-def _evaluate(work: _Work, trainer: Trainer, log: RunLog) -> None:
+def _evaluate(work: _Work, trainer: Trainer, log: RunLog | SilentLog) -> None:
     """Score the validation split and log it, unless that was done before this run stopped."""
     step = trainer.state.step
-    if any(line["step"] == step and "evaluation" in line for line in read_metrics(log.path)):
+    lines = read_metrics(work.folder.metrics) if is_main() else []
+    if from_main(any(line["step"] == step and "evaluation" in line for line in lines)):
         return
     evaluation = trainer.evaluate(work.splits.val, "val", work.stop)
     trainer.note(evaluation)
@@ -227,6 +235,8 @@ def _stream(config: TrainConfig, splits: Splits) -> TrainingStream:
         config.augmentation,
         seed=config.run.seed,
         batch_size=config.run.batch_size,
+        parts=num_parts(config.run),
+        own=own_parts(config.run),
         workers=config.data.workers,
         max_bad=config.data.max_bad,
     )
@@ -250,8 +260,9 @@ def _in_steps(config: TrainConfig, device: torch.device, splits: Splits, stream:
 def _measure(trial: Trainer, stream: TrainingStream, splits: Splits) -> Pace:
     """Time some real steps and some validation images."""
     ends = []
-    for batch in stream.batches(0, UNTIMED_STEPS + TIMED_STEPS):
-        float(trial.step(batch))
+    batches = stream.batches(0, UNTIMED_STEPS + TIMED_STEPS)
+    for own in iter(lambda: list(itertools.islice(batches, len(stream.own))), []):
+        float(trial.step(own))
         ends.append(time.perf_counter())
     sample = splits.val.subset(range(min(TIMED_IMAGES, len(splits.val))))
     per_image = []

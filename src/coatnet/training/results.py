@@ -14,6 +14,7 @@ from coatnet.data.sources import Source, Splits
 from coatnet.evaluation.evaluate import evaluate
 from coatnet.evaluation.metrics import Evaluation
 from coatnet.model.size import model_size
+from coatnet.ranks import is_main
 from coatnet.runtime.engines import TorchEngine
 from coatnet.training.config import TrainConfig
 from coatnet.training.folder import RunFolder
@@ -22,9 +23,10 @@ from coatnet.training.report import ReportText, Sample, mosaic_positions, write_
 
 
 def save_classifier(model: nn.Module, device: str, config: TrainConfig, folder: RunFolder) -> Classifier:
-    """Write the classifier folder."""
+    """Write the classifier folder; every rank gets the classifier."""
     classifier = Classifier(TorchEngine(model, device), config.preprocess, config.class_names)
-    classifier.save(folder.classifier)
+    if is_main():
+        classifier.save(folder.classifier)
     return classifier
 
 
@@ -34,7 +36,8 @@ def take_score(
     """The final score, taken once: on test, else on validation. It is what `coatnet evaluate` gives."""
     source, split = splits.final
     evaluation = evaluate(classifier, source, split=split, should_stop=should_stop)
-    folder.evaluation.write_text(json.dumps(evaluation.as_dict(), indent=1))
+    if is_main():
+        folder.evaluation.write_text(json.dumps(evaluation.as_dict(), indent=1))
     return evaluation
 
 

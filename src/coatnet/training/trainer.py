@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -16,17 +18,19 @@ from coatnet.data.preprocess import Preprocess
 from coatnet.data.randomness import position_seed
 from coatnet.data.sources import Source
 from coatnet.errors import QualityError
-from coatnet.evaluation.evaluate import score
+from coatnet.evaluation.evaluate import score, share_of
 from coatnet.evaluation.metrics import Evaluation
 from coatnet.model.family import create_model
 from coatnet.model.layers import ordered_layers
 from coatnet.model.mbconv import StochasticDepth
 from coatnet.model.weights import load_weights
+from coatnet.ranks import average
 from coatnet.runtime.engines import Precision, TorchEngine
 from coatnet.training.checkpoint import TrainingState
 from coatnet.training.config import TrainConfig
 from coatnet.training.machine import choose_precision
 from coatnet.training.optimizer import create_ema, create_optimizer, create_schedule
+from coatnet.training.parallel import RunningStatistics, keep_to_itself, num_parts, parallel
 from coatnet.training.signals import StopSignal
 
 # What the seed of a step is mixed with, so that its draws have nothing in common.
@@ -54,6 +58,8 @@ class Trainer:
         if initial is not None:
             load_weights(model, initial)
         model = model.to(device).train()
+        self.network = parallel(model)
+        self.frozen = False
         optimizer = create_optimizer(model, config.optimizer)
         self.state = TrainingState(model, optimizer, create_ema(model, config.optimizer))
         self.schedule: Scheduler = create_schedule(optimizer, config.optimizer, config.run.steps)
@@ -94,11 +100,12 @@ class Trainer:
         """
         engine = TorchEngine(self.averaged, str(self.device), self.precision)
         preprocess = self.config.preprocess
-        batches = evaluation_batches(source, preprocess, EVALUATION_BATCH, self.config.data.workers)
+        own = share_of(source)
+        batches = evaluation_batches(own, preprocess, EVALUATION_BATCH, self.config.data.workers)
         try:
             return score(
                 lambda images: engine.logits(preprocess.normalized(images)),
-                source,
+                own,
                 batches,
                 split=split,
                 should_stop=stop.is_asked,
@@ -106,43 +113,68 @@ class Trainer:
         finally:
             self.state.model.train()  # the next step freezes anew what is frozen
 
-    def step(self, batch: Batch) -> Tensor:
+    def step(self, batches: Sequence[Batch]) -> Tensor:
         """Forward, backward, clip, update, average.
 
+        Args:
+            batches: this process's micro-batches of the step.
+
         Returns:
-            The loss, a scalar still on the device.
+            The loss, a scalar still on the device; the mean of all processes.
 
         Raises:
             QualityError: loss or gradient is not finite; nothing was updated.
         """
-        state, run = self.state, self.config.run
-        if self.config.optimizer.freeze != "none":
-            train_mode(state.model, self.config.optimizer.freezes(batch.step, run.steps or 0))
-        images = self.normalise(batch.images)
-        labels = batch.labels.to(self.device)
-        seed = position_seed(run.seed, batch.step)
-        images, targets = self.augmentation(
-            images, labels, self.config.model.num_classes, position_seed(seed, _BATCH_DRAW)
-        )
-        draw_stochastic_depth(state.model, len(labels), position_seed(seed, _DEPTH_DRAW), self.device)
-        torch.manual_seed(position_seed(seed, _GUEST_DRAW))  # guests draw from torch's own generators
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            logits = state.model(images)
-        loss = self.loss(logits.float(), targets)
+        state, step = self.state, batches[0].step
+        self._freeze(step)
         state.optimizer.zero_grad()
-        torch.autograd.backward(loss)
+        statistics = RunningStatistics(state.model, num_parts(self.config.run))
+        losses = []
+        for batch in batches:
+            with nullcontext() if batch is batches[-1] else keep_to_itself(self.network):
+                loss = self._loss(batch) / len(batches)
+                torch.autograd.backward(loss)
+            statistics.note()
+            losses.append(loss.detach())
+        statistics.finish()
+        total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        average([total])
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.config.optimizer.gradient_clip or math.inf)
         if not torch.isfinite(norm):
             raise QualityError(
-                f"training diverged: the gradient of step {batch.step} is not finite (loss {float(loss.detach()):.4g})",
+                f"training diverged: the gradient of step {step} is not finite (loss {float(total):.4g})",
                 "lower --learning-rate, or go on from the last checkpoint with coatnet resume",
             )
-        self.schedule.step_update(batch.step)
+        self.schedule.step_update(step)
         state.optimizer.step()
-        state.step = batch.step + 1
+        state.step = step + 1
         if state.ema:
             state.ema.update(state.model, step=state.step)
-        return loss.detach()
+        return total
+
+    def _freeze(self, step: int) -> None:
+        """Set what is trained in this step."""
+        config = self.config
+        if config.optimizer.freeze == "none":
+            return
+        frozen = config.optimizer.freezes(step, config.run.steps or 0)
+        train_mode(self.state.model, frozen)
+        if frozen != self.frozen:  # which gradients are averaged is settled when the network is wrapped
+            self.frozen, self.network = frozen, parallel(self.state.model)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """Augment a micro-batch, and run it through the network."""
+        images = self.normalise(batch.images)
+        labels = batch.labels.to(self.device)
+        seed = position_seed(self.config.run.seed, batch.place)
+        images, targets = self.augmentation(
+            images, labels, self.config.model.num_classes, position_seed(seed, _BATCH_DRAW)
+        )
+        draw_stochastic_depth(self.state.model, len(labels), position_seed(seed, _DEPTH_DRAW), self.device)
+        torch.manual_seed(position_seed(seed, _GUEST_DRAW))  # guests draw from torch's own generators
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            logits = self.network(images)
+        return self.loss(logits.float(), targets)
 
 
 class Normaliser:

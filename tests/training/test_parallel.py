@@ -1,0 +1,135 @@
+"""Several processes take the steps of one, and score every image once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from coatnet.data.augmentation import AugmentationConfig
+from coatnet.data.loader import TrainingStream
+from coatnet.data.preprocess import Preprocess
+from coatnet.data.sources import DataConfig, open_data
+from coatnet.errors import ConfigError
+from coatnet.training.config import RunConfig, lay_over
+from coatnet.training.loop import resume, train
+from coatnet.training.parallel import num_parts
+from coatnet.training.recipes import small_data
+from training.test_loop import TINY
+
+WORKER = """
+import sys, torch
+from pathlib import Path
+from coatnet.training.config import TrainConfig
+from coatnet.training.loop import resume, train
+torch.set_num_threads(1)
+config, folder = sys.argv[1:]
+if config == "resume":
+    resume(folder)
+else:
+    train(TrainConfig.model_validate_json(Path(config).read_text()), folder)
+"""
+
+
+def config(**run):
+    """Everything that draws at random, in float32, whose rounding is small."""
+    pace = {"steps": 6, "batch_size": 16, "evaluate_every": 6, "save_every": 3, "log_every": 1, "keep_checkpoints": 9}
+    return lay_over(
+        small_data("digits").replace(model=TINY.replace(stochastic_depth=0.3)),
+        augmentation={"mixup": 0.4, "cutmix": 1.0, "erasing": 0.3},
+        run={**pace, "device": "cpu", "precision": "float32", **run},
+        data={"workers": 0},
+        optimizer={"learning_rate": 1e-3},
+    )
+
+
+def in_processes(count: int, what: str, folder: Path) -> None:
+    """What torchrun does, with torchrun."""
+    script = folder.parent / "worker.py"
+    script.write_text(WORKER)
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    done = subprocess.run(
+        [*words, str(script), what, str(folder)], capture_output=True, text=True, timeout=300, env={**os.environ}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "classifier" / "model.safetensors")
+
+
+def assert_near(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=2e-5, msg=name)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "config.json").write_text(config().model_dump_json())
+    in_processes(2, str(folder / "config.json"), folder / "run")
+    return folder / "run"
+
+
+def test_two_processes_equal_one_that_accumulates(two_processes, tmp_path):
+    alone = train(config(accumulate=2), tmp_path / "alone")
+    assert_near(weights(two_processes), weights(alone.folder))
+    # One that does not cut the batch mixes other pairs and norms other images: the comparison can tell.
+    whole = train(config(), tmp_path / "whole")
+    differences = [(weights(whole.folder)[name] - value).abs().max() for name, value in weights(two_processes).items()]
+    assert max(differences) > 1e-3
+
+
+def test_every_image_is_scored_once(two_processes, tmp_path):
+    found = json.loads((two_processes / "evaluation.json").read_text())
+    alone = train(config(accumulate=2), tmp_path / "alone").evaluation
+    assert found["images"] == alone.num_images == 359
+    assert found["loss"] == pytest.approx(alone.loss, rel=1e-3)
+    assert sum(one["support"] for one in found["classes"]) == 359
+
+
+def test_losses_are_the_mean_of_all_processes(two_processes, tmp_path):
+    alone = train(config(accumulate=2), tmp_path / "alone")
+
+    def losses(folder):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [line["loss"] for line in lines if "evaluation" not in line]
+
+    assert losses(two_processes) == pytest.approx(losses(alone.folder), rel=1e-4)
+
+
+def test_a_run_goes_on_in_another_number_of_processes(two_processes, tmp_path):
+    one = tmp_path / "one"
+    subprocess.run(["cp", "-r", str(two_processes), str(one)], check=True)
+    subprocess.run(["rm", "-r", str(one / "checkpoints" / "step-000000006"), str(one / "classifier")], check=True)
+    with_parts = json.loads((one / "config.json").read_text())
+    with_parts["run"]["accumulate"] = 2  # what two processes did in one step, one does in two micro-batches
+    (one / "config.json").write_text(json.dumps(with_parts))
+    resume(one)
+    assert_near(weights(two_processes), weights(one))
+
+
+def test_the_shares_of_processes_make_the_batch():
+    source = open_data(DataConfig(path="digits")).train
+
+    def stream(**parts):
+        settings = {"seed": 3, "batch_size": 12, "workers": 0, **parts}
+        return TrainingStream(source, Preprocess(image_size=32), AugmentationConfig(rotation=20.0), **settings)
+
+    whole = [batch.images for batch in stream().batches(2, 5)]
+    shares = [list(stream(parts=4, own=own).batches(2, 5)) for own in ((0, 1), (2, 3))]
+    for step in range(3):
+        parts = [batch.images for share in shares for batch in share if batch.step == step + 2]
+        assert np.array_equal(np.concatenate(parts), whole[step])
+    assert sorted(batch.place for share in shares for batch in share) == list(range(8, 20))
+
+
+def test_a_batch_that_cannot_be_cut_is_refused():
+    with pytest.raises(ConfigError, match="batch_size 10 is no multiple of 3: 1 processes times accumulate 3"):
+        num_parts(RunConfig(steps=1, batch_size=10, accumulate=3))
