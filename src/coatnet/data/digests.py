@@ -83,7 +83,7 @@ def _fill(row: np.void, data: bytes) -> None:
     image = decode(data, _DEFAULT_LIMITS)
     height, width, _ = image.shape
     pixels = hashlib.sha256(f"{width}x{height}".encode())
-    pixels.update(image)
+    pixels.update(image.data)
     # Bilinear: of Pillow's filters the one whose thumbnails change least when a picture is resized.
     small = Image.fromarray(image).resize(THUMBNAIL[::-1], Image.Resampling.BILINEAR)
     row["height"], row["width"] = height, width

@@ -48,10 +48,10 @@ def alike(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
         (N,) for each the index of the first one of its group, its own where nothing looks like it.
     """
     first = np.arange(len(thumbnails))
-    contrast = thumbnails.reshape(len(thumbnails), -1).std(axis=1, dtype=np.float32)
+    contrast = thumbnails.std(axis=(1, 2, 3), dtype=np.float32)
     indices = np.flatnonzero(contrast >= _LEAST_CONTRAST)
     hashes = difference_hash(thumbnails[indices])
-    brightness = thumbnails[indices].reshape(len(indices), -1).mean(axis=1, dtype=np.float32)
+    brightness = thumbnails[indices].mean(axis=(1, 2, 3), dtype=np.float32)
     for left, right in _proposed(hashes, brightness):
         a, b = indices[left], indices[right]
         new = first[a] != first[b]  # what is already in one group needs no comparison

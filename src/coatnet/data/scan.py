@@ -3,7 +3,7 @@
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +127,14 @@ class Scan(Frozen):
         """A sentence for each kind of thing that is wrong."""
         return tuple(_problems(self))
 
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for JSON: the fields, what is wrong, and of each group whether it spans splits and labels."""
+        groups = [
+            {**group.model_dump(), "across_splits": group.across_splits, "labels_differ": group.labels_differ}
+            for group in self.duplicates
+        ]
+        return {**self.model_dump(), "duplicates": groups, "problems": self.problems}
+
 
 def scan(data: str, found: Found, on_progress: Callable[[int], None] = lambda _: None) -> Scan:
     """Look at every image of a data set, as it is before any split is chosen.
@@ -139,8 +147,10 @@ def scan(data: str, found: Found, on_progress: Callable[[int], None] = lambda _:
     Raises:
         ResourceError: a process that reads images died.
     """
-    joined = JoinedSource(list(found.parts.values()))
-    splits = [split for split, part in found.parts.items() for _ in range(len(part))]
+    order = ("all", "train", "val", "test")
+    parts = {split: found.parts[split] for split in sorted(found.parts, key=order.index)}
+    joined = JoinedSource(list(parts.values()))
+    splits = [split for split, part in parts.items() for _ in range(len(part))]
     digests, errors = take_digests(joined, on_progress)
 
     def sample(index: int) -> Sample:
@@ -151,7 +161,7 @@ def scan(data: str, found: Found, on_progress: Callable[[int], None] = lambda _:
     readable = np.flatnonzero(digests["height"])
     area = digests["width"][readable].astype(np.int64) * digests["height"][readable]
     by_area = readable[np.argsort(area, kind="stable")].tolist()
-    counts = {split: _counts(part.class_names, part.labels) for split, part in found.parts.items()}
+    counts = {split: _counts(part.class_names, part.labels) for split, part in parts.items()}
     sizes = Counter(zip(digests["width"][readable].tolist(), digests["height"][readable].tolist(), strict=True))
     return Scan(
         data=data,
@@ -221,7 +231,7 @@ def _histogram_of_sides(sides: NDArray[np.int32]) -> tuple[Bin, ...]:
     return _histogram(sides, [2.0**power for power in range(low, high + 1)])
 
 
-def _histogram(values: NDArray[np.number], edges: Sequence[float]) -> tuple[Bin, ...]:
+def _histogram(values: NDArray[np.integer[Any] | np.floating[Any]], edges: Sequence[float]) -> tuple[Bin, ...]:
     counts = np.bincount(np.digitize(values, edges) - 1, minlength=len(edges) - 1).tolist()
     highs = [high if np.isfinite(high) else None for high in edges[1:]]
     bins = zip(edges[:-1], highs, counts, strict=True)
