@@ -16,10 +16,16 @@ from coatnet.cli.errors import exit_code, tell
 # What was typed -> exit code and words that the message or the hint must hold. Nothing of this needs torch.
 WITHOUT_TORCH = {
     "traim": (2, "'traim'", "coatnet train"),
-    "xyzzy": (2, "'xyzzy'", "models, train, resume, evaluate, predict"),
+    "xyzzy": (2, "'xyzzy'", "models, scan, train, resume, evaluate, predict"),
     "--verbos": (2, "--verbos"),
     "models --jsn": (2, "--jsn", "--json"),
     "models now": (2, "now"),
+    "scan": (2, "DATA"),
+    "scan nowhere": (3, "nowhere"),
+    "scan empty": (3, "empty", "No labelled images"),
+    "scan columns.parquet": (3, "'image'", "'picture'"),
+    "scan flowers --report file.txt": (2, "--report file.txt", "--overwrite"),
+    "scan unreadable --strict --json": (3, "cannot be read: 18 unsupported_format", "--strict"),
     "train": (2, "DATA"),
     "train nowhere": (3, "nowhere"),
     "train flower": (3, "flower", "'flowers'"),
@@ -170,7 +176,7 @@ for command in json.load(sys.stdin):
 print(json.dumps(answers))
 """
 HELP = ["", "--help", "-h", "--version", "models", "models --json"]
-HELP += [f"{verb} --help" for verb in ("models", "train", "resume", "evaluate", "predict")]
+HELP += [f"{verb} --help" for verb in ("models", "scan", "train", "resume", "evaluate", "predict")]
 
 
 def test_torch_is_not_needed(in_zoo):

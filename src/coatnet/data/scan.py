@@ -241,17 +241,17 @@ def _histogram(values: NDArray[np.integer[Any] | np.floating[Any]], edges: Seque
 def _problems(found: Scan) -> Iterator[str]:
     if found.unreadable:
         codes = Counter(one.code for one in found.unreadable)
-        told = ", ".join(f"{count} {code}" for code, count in codes.most_common())
-        yield f"{_number(len(found.unreadable), 'image')} cannot be read: {told}."
+        told = ", ".join(f"{count:,} {code}" for code, count in codes.most_common())
+        yield f"Images that cannot be read: {told}."
     across = sum(group.across_splits for group in found.duplicates)
     if across:
-        yield f"{_number(across, 'group')} of duplicates lie across splits: what is scored was trained on."
+        yield f"Duplicates across splits: {_groups_of(across)}; what is scored was trained on."
     elif found.duplicates and "all" in found.counts:
-        whole = _number(len(found.duplicates), "group")
-        yield f"{whole} of duplicates in data without a split: the split that training chooses may part them."
+        whole = _groups_of(len(found.duplicates))
+        yield f"Duplicates in data without a split: {whole}; the split that training chooses may part them."
     differ = sum(group.labels_differ for group in found.duplicates)
     if differ:
-        yield f"{_number(differ, 'group')} of duplicates have different labels."
+        yield f"Duplicates with different labels: {_groups_of(differ)}."
     for names in found.similar_labels:
         yield f"Class names that differ only by case, white space or Unicode form: {some(names, 9)}."
     by_split = defaultdict(list)
@@ -261,5 +261,5 @@ def _problems(found: Scan) -> Iterator[str]:
         yield f"No images in {split} for {some(labels, 9)}."
 
 
-def _number(count: int, thing: str) -> str:
-    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+def _groups_of(count: int) -> str:
+    return "1 group" if count == 1 else f"{count:,} groups"
