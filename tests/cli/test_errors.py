@@ -10,16 +10,22 @@ import pytest
 import torch
 
 from cli.zoo import CLASSIFIER_FILES
-from coatnet.cli import main
+from coatnet.cli import VERBS, main
 from coatnet.cli.errors import exit_code, tell
 
 # What was typed -> exit code and words that the message or the hint must hold. Nothing of this needs torch.
 WITHOUT_TORCH = {
     "traim": (2, "'traim'", "coatnet train"),
-    "xyzzy": (2, "'xyzzy'", "models, train, resume, evaluate, predict"),
+    "xyzzy": (2, "'xyzzy'", "models, scan, train, resume, evaluate, predict"),
     "--verbos": (2, "--verbos"),
     "models --jsn": (2, "--jsn", "--json"),
     "models now": (2, "now"),
+    "scan": (2, "DATA"),
+    "scan nowhere": (3, "nowhere"),
+    "scan empty": (3, "empty", "No labelled images"),
+    "scan columns.parquet": (3, "'image'", "'picture'"),
+    "scan flowers --report file.txt": (2, "--report file.txt", "--overwrite"),
+    "scan unreadable --strict --json": (3, "cannot be read: 18 unsupported_format", "--strict"),
     "train": (2, "DATA"),
     "train nowhere": (3, "nowhere"),
     "train flower": (3, "flower", "'flowers'"),
@@ -187,7 +193,7 @@ class NoTorch:
         if name.partition(".")[0] in ("torch", "torchvision", "timm"):
             raise AssertionError(name + " was imported")
 sys.meta_path.insert(0, NoTorch())
-from coatnet.cli import main
+from coatnet.cli import VERBS, main
 answers = {}
 for command in json.load(sys.stdin):
     told = io.StringIO()
@@ -197,7 +203,7 @@ for command in json.load(sys.stdin):
 print(json.dumps(answers))
 """
 HELP = ["", "--help", "-h", "--version", "models", "models --json", "models --published"]
-HELP += [f"{verb} --help" for verb in ("models", "train", "resume", "evaluate", "predict")]
+HELP += [f"{verb} --help" for verb in VERBS]
 
 
 def test_torch_is_not_needed(in_zoo):

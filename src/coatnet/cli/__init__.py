@@ -11,6 +11,7 @@ from coatnet.version import __version__
 
 VERBS = {
     "models": ("[OPTIONS]", "List the members of the family, or published weights."),
+    "scan": ("DATA [OPTIONS]", "Look at a data set before anything is trained on it."),
     "train": ("DATA [OPTIONS]", "Train a classifier from a folder of images."),
     "resume": ("RUN", "Go on with a run that stopped."),
     "evaluate": ("CLASSIFIER [DATA] [OPTIONS]", "Score a classifier on a data set."),

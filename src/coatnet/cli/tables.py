@@ -18,6 +18,7 @@ from coatnet.data.samples import printable
 if TYPE_CHECKING:
     from coatnet.classifier.doctor import Examination
     from coatnet.cli.answers import Answer
+    from coatnet.data.scan import Scan, Unreadable
     from coatnet.evaluation.metrics import Evaluation
     from coatnet.training.compare import Comparison
     from coatnet.training.config import TrainConfig
@@ -105,6 +106,26 @@ def show_evaluation(score: Evaluation) -> None:
             _print(f"  and {len(score.unreadable) - MOST_NAMES} more")
 
 
+def show_scan(scan: Scan) -> None:
+    """What a scan counted, and what it found wrong."""
+    parts = ", ".join(f"{split} {sum(classes.values()):,}" for split, classes in scan.counts.items())
+    _print(Text(f"{scan.data}: {scan.images:,} images; {parts}", "bold"), "", _count_table(scan), "")
+    sizes = ", ".join(f"{one.width} x {one.height} ({one.images:,})" for one in scan.sizes[:5])
+    _print(f"sizes: {scan.num_sizes:,}; most common {sizes}" if sizes else "sizes: none, no image can be read")
+    _print(f"largest class: {scan.imbalance:.1f} times the smallest", *(f"note: {note}" for note in scan.notes))
+    _print("", Text("\n".join(scan.problems) or "Nothing is wrong as far as a scan can see.", "bold"))
+    _print_some("unreadable", [_unreadable(one) for one in scan.unreadable])
+    groups = [
+        " = ".join(f"{one.name} ({one.split}: {one.label})" for one in group.samples) for group in scan.duplicates
+    ]
+    _print_some("duplicates", groups)
+
+
+def show_path(what: str, path: Path) -> None:
+    """Where something was written."""
+    _print("", f"{what}  {printable(str(path))}")
+
+
 def show_answers(answers: Iterable[Answer], as_json: bool) -> list[Path]:
     """A line for each image, as soon as it is known.
 
@@ -152,6 +173,30 @@ def show_examination(examination: Examination) -> None:
     for finding in examination.findings:
         hint = f" ({printable(finding.hint)})" if finding.hint else ""
         _print(Text.assemble((f"{finding.level:6}", styles[finding.level]), printable(finding.text), hint))
+
+
+def _print_some(title: str, lines: Sequence[str]) -> None:
+    if lines:
+        more = [f"  and {len(lines) - MOST_NAMES} more"] if len(lines) > MOST_NAMES else []
+        _print("", Text(f"{title}: {len(lines)}", "bold"), *(Text(f"  {line}") for line in lines[:MOST_NAMES]), *more)
+
+
+def _unreadable(one: Unreadable) -> str:
+    return f"{one.name} ({one.split}: {one.label}): {one.code}: {one.detail}"
+
+
+def _count_table(scan: Scan) -> Table:
+    first = next(iter(scan.counts.values()))
+    labels, title = list(first), "by class"
+    if len(labels) > MOST_CLASSES:
+        title = f"the {WORST_CLASSES} smallest of {len(labels)} classes"
+        labels = sorted(labels, key=lambda label: first[label])[:WORST_CLASSES]
+    table = _table(title, "class")
+    for split in scan.counts:
+        table.add_column(split, justify="right")
+    for label in labels:
+        table.add_row(Text(label), *(f"{classes[label]:,}" for classes in scan.counts.values()))
+    return table
 
 
 def _class_table(score: Evaluation) -> Table:

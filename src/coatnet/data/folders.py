@@ -26,10 +26,12 @@ class Found:
     Attributes:
         parts: sources by "train", "val" and "test", or one by "all"; all with the same class names.
         notes: one line each for what the user should know.
+        empty: split and name of class folders that hold no images; their lines are among the notes.
     """
 
     parts: dict[str, Source]
     notes: tuple[str, ...] = ()
+    empty: tuple[tuple[str, str], ...] = ()
 
 
 def read_folders(root: Path) -> Found:
@@ -42,7 +44,7 @@ def read_folders(root: Path) -> Found:
     split_folders = [name for name in folders if name.lower() in SPLIT_NAMES and _subfolders(root / name)]
     if any(name.lower() == "train" for name in split_folders) or (split_folders and split_folders == folders):
         return _read_splits(root, split_folders, [name for name in folders if name not in split_folders])
-    classes, notes = _scan_classes(root)
+    classes, empty, notes = _scan_classes(root)
     class_names = sorted(classes)
     if not class_names:
         lying = sum(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in os.scandir(root))
@@ -50,12 +52,13 @@ def read_folders(root: Path) -> Found:
             f"{lying} images lie in it without a class folder" if lying else "it holds no class folders with images"
         )
         raise DataError(f"No labelled images in {printable(str(root))}: {beside}.", hint=LAYOUTS)
-    return Found({"all": _source(root, classes, class_names)}, tuple(notes))
+    return Found({"all": _source(root, classes, class_names)}, tuple(notes), tuple(("all", name) for name in empty))
 
 
 def _read_splits(root: Path, split_folders: list[str], others: list[str]) -> Found:
     notes = [f"Folder '{printable(name)}' beside the splits is not used." for name in others]
     scanned: dict[str, dict[str, list[Path]]] = {}
+    empty: list[tuple[str, str]] = []
     for name in split_folders:
         part = SPLIT_NAMES[name.lower()]
         if part in scanned:
@@ -63,7 +66,8 @@ def _read_splits(root: Path, split_folders: list[str], others: list[str]) -> Fou
                 f"Two folders for the split '{part}' in {printable(str(root))}: {some(split_folders, 9)}.",
                 hint="Keep one of train, one of val/valid/validation, one of test.",
             )
-        scanned[part], more = _scan_classes(root / name)
+        scanned[part], without, more = _scan_classes(root / name)
+        empty += [(part, class_name) for class_name in without]
         notes += more
         if not scanned[part]:
             raise DataError(f"No images in {printable(str(root / name))}.", hint=LAYOUTS)
@@ -77,19 +81,23 @@ def _read_splits(root: Path, split_folders: list[str], others: list[str]) -> Fou
             )
     if not class_names:  # without train: `open_data` says so; a bare evaluation takes what is there
         class_names = sorted({name for classes in scanned.values() for name in classes})
-    return Found({part: _source(root, classes, class_names) for part, classes in scanned.items()}, tuple(notes))
+    sources = {part: _source(root, classes, class_names) for part, classes in scanned.items()}
+    return Found(sources, tuple(notes), tuple(empty))
 
 
-def _scan_classes(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
+def _scan_classes(folder: Path) -> tuple[dict[str, list[Path]], list[str], list[str]]:
+    """Images by class, the names of class folders without any, and a note for each of those."""
     classes: dict[str, list[Path]] = {}
-    notes = []
+    empty: list[str] = []
+    notes: list[str] = []
     for name in _subfolders(folder):
         paths = sorted(_images_below(folder / name, set()))
         if paths:
             classes[printable(name)] = paths
         else:
+            empty.append(printable(name))
             notes.append(f"Class folder '{printable(str(folder / name))}' holds no images and is left out.")
-    return classes, notes
+    return classes, empty, notes
 
 
 def _source(root: Path, classes: dict[str, list[Path]], class_names: list[str]) -> Source:

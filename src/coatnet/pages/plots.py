@@ -42,6 +42,21 @@ class Series:
     y: Sequence[float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bars:
+    """One histogram.
+
+    Args:
+        title: what is counted.
+        labels: N texts, one below each bar.
+        counts: N numbers.
+    """
+
+    title: str
+    labels: Sequence[str]
+    counts: Sequence[int]
+
+
 def curves(path: Path, losses: Sequence[Series], rates: Sequence[Series] = ()) -> None:
     """Losses against the step above, rates (fractions, drawn in per cent) below on the same steps. The same
     name has the same colour in both.
@@ -136,6 +151,19 @@ def reliability(
     upper.legend(frameon=False, loc="upper left")
     lower.bar(lows, [one[2] for one in filled], widths, align="edge", color=VERMILION, alpha=0.5, edgecolor=VERMILION)
     lower.set(ylabel="answers", xlabel="probability of the answer")
+    _write(figure, path)
+
+
+def histograms(path: Path, panels: Sequence[Bars]) -> None:
+    """Bars side by side, one panel for each histogram, every bar with its count."""
+    figure = _figure(4.2 * len(panels), 3.2)
+    for one, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
+        bars = axes.bar(range(len(one.counts)), one.counts, color=BLUE, alpha=0.5, edgecolor=BLUE)
+        axes.bar_label(bars, [f"{count:,}" if count else "" for count in one.counts], fontsize=8)
+        axes.set_xticks(range(len(one.labels)), one.labels, rotation=40, ha="right", fontsize=8)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.set_title(one.title, fontsize=10)
     _write(figure, path)
 
 

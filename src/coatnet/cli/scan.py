@@ -1,0 +1,84 @@
+"""`coatnet scan`."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import Progress
+
+from coatnet.cli import tables
+from coatnet.data.samples import printable
+from coatnet.data.scan import Scan
+from coatnet.data.scan import scan as look
+from coatnet.data.scan_report import write_report
+from coatnet.data.sources import DataConfig, Found, find_parts
+from coatnet.errors import ConfigError, DataError
+
+
+def scan(  # noqa: PLR0913 (flags)
+    data: str,
+    /,
+    *,
+    report: Path | None = None,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
+    strict: Annotated[bool, Parameter(negative=())] = False,
+    image_column: str = "image",
+    label_column: str = "label",
+) -> None:
+    """Look at a data set before anything is trained on it: unreadable images, duplicates, labels, sizes.
+
+    Args:
+        data: what `coatnet train` takes.
+        report: HTML file of the report; default: runs/scan- and the name of the data, with a number if that is taken.
+        overwrite: replace the file that --report names.
+        json: print one object instead of tables; the report is then written only if --report names it.
+        strict: exit with 3 when something is wrong, not only when there is nothing to look at.
+        image_column: column of a Parquet or CSV file that holds the images or their paths.
+        label_column: column of a Parquet or CSV file that holds the labels.
+    """
+    page = _page(data, report, overwrite, json)
+    found = find_parts(DataConfig(path=data, image_column=image_column, label_column=label_column))
+    result = _look(data, found)
+    if page is not None:
+        write_report(page, result, found.parts)
+    tables.show_json(result.as_dict()) if json else tables.show_scan(result)
+    if page is not None and not json:
+        tables.show_path("report", page)
+    if strict and result.problems:
+        raise DataError(f"{printable(data)}: {' '.join(result.problems)}", "repair the data, or leave out --strict")
+
+
+def _page(data: str, report: Path | None, overwrite: bool, json: bool) -> Path | None:
+    """Where the page goes, known to be free before a long look begins."""
+    if report is None:
+        if overwrite:
+            raise ConfigError("--overwrite needs --report, the file to replace")
+        return None if json else _default_page(data)
+    report = report.expanduser()
+    blocked = next((path for path in report.absolute().parents if path.exists() and not path.is_dir()), None)
+    if blocked or report.is_dir():
+        what = f"{printable(str(blocked))} is a file" if blocked else "is a folder"
+        raise ConfigError(f"--report {printable(str(report))}: {what}", "choose another file")
+    if report.exists() and not overwrite:
+        raise ConfigError(f"--report {printable(str(report))} exists", "choose another file, or add --overwrite")
+    return report
+
+
+def _default_page(data: str) -> Path:
+    """A new file below runs/, named after the data."""
+    base = Path("runs") / f"scan-{Path(data).expanduser().resolve().stem or 'data'}.html"
+    names = itertools.chain([base], (base.with_stem(f"{base.stem}-{count}") for count in itertools.count(2)))
+    return next(path for path in names if not path.exists())
+
+
+def _look(data: str, found: Found) -> Scan:
+    """Look, with a bar on standard error where that is a terminal."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("looking at images", total=sum(map(len, found.parts.values())))
+        return look(printable(data), found, lambda count: progress.advance(task, count))
