@@ -14,6 +14,7 @@ VERBS = {
     "train": ("DATA [OPTIONS]", "Train a classifier from a folder of images."),
     "resume": ("RUN", "Go on with a run that stopped."),
     "evaluate": ("CLASSIFIER [DATA] [OPTIONS]", "Score a classifier on a data set."),
+    "pack": ("DATA FOLDER [OPTIONS]", "Pack a data set into tar shards."),
     "predict": ("CLASSIFIER IMAGES... [OPTIONS]", "Name what is to be seen in images."),
 }
 """How each verb is used, and what it does: all that `coatnet --help` needs to know of it."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 from pydantic import PositiveInt, field_validator
 
 from coatnet.data.augmentation import AugmentationConfig
-from coatnet.data.sources import DataConfig
+from coatnet.data.sources import DataConfig, stored_path
 from coatnet.frozen import Frozen
 from coatnet.model.config import CoAtNetConfig
 from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig, lay_over
@@ -100,8 +99,3 @@ def build_config(
     if asked:
         chosen = chosen.replace(choices=(*chosen.choices, f"as asked: {asked}"))
     return lay_over(chosen, **{**flags, "data": {**flags["data"], "path": stored_path(data)}})
-
-
-def stored_path(data: str) -> str:
-    """The path of the data as a run stores it: absolute, so that the run goes on from any folder."""
-    return data if data == "digits" else str(Path(data).expanduser().absolute())

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from coatnet.classifier.folder import find_folder
-from coatnet.cli.flags import stored_path
-from coatnet.data.sources import DataConfig, SplitRecord
+from coatnet.data.sources import DataConfig, SplitRecord, stored_path
 from coatnet.data.splitting import stored_split
 from coatnet.errors import ConfigError
 from coatnet.model.family import member
