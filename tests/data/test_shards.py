@@ -295,7 +295,9 @@ def test_declared_sizes(tmp_path, size):
     path = write_tar(tmp_path / "a.tar", *GOOD, ("x.jpg", image_bytes()), ("x.cls", b"1"))
     data = bytearray(path.read_bytes())
     at = data.index(b"x.jpg\0")
-    field = b"%011o\0" % size if 0 <= size < 8**11 else (size + (256**12 if size < 0 else 0x80 << 88)).to_bytes(12, "big")
+    field = (
+        b"%011o\0" % size if 0 <= size < 8**11 else (size + (256**12 if size < 0 else 0x80 << 88)).to_bytes(12, "big")
+    )
     data[at + 124 : at + 136] = field
     data[at + 148 : at + 156] = b" " * 8
     data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
@@ -370,7 +372,14 @@ def test_an_index_that_points_elsewhere_is_refused(drawn, tmp_path):
     packed(drawn, tmp_path / "shards")
     path = tmp_path / "shards" / INDEX_NAME
     table = pq.read_table(path)
-    for column, value in (("offset", -1), ("offset", 10**12), ("length", -5), ("shard", 7), ("label", 3), ("label", -1)):
+    for column, value in (
+        ("offset", -1),
+        ("offset", 10**12),
+        ("length", -5),
+        ("shard", 7),
+        ("label", 3),
+        ("label", -1),
+    ):
         place = table.schema.get_field_index(column)
         values = table[column].to_pylist()
         values[5] = value

@@ -94,6 +94,7 @@ def _from_solution(path: Path) -> dict[str, str]:
 def _from_kit(kit: Path) -> dict[str, str]:
     """One number for each image in order. The numbers are the kit's own: only `meta.mat` says which synset is which."""
     from scipy.io import loadmat  # scikit-learn brings it
+    from scipy.io.matlab import MatReadError
 
     if not (kit / _META).is_file():
         raise DataError(
@@ -105,7 +106,7 @@ def _from_kit(kit: Path) -> dict[str, str]:
         synset_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in np.atleast_1d(rows)}
         numbers = [int(line) for line in (kit / _GROUND_TRUTH).read_text(encoding="ascii").split()]
         return {f"{_FLAT_PREFIX}{index:08d}": synset_of[number] for index, number in enumerate(numbers, start=1)}
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (OSError, MatReadError, ValueError, KeyError, IndexError, TypeError) as error:
         raise DataError(
             f"{printable(str(kit))} is not as the challenge made it: {error}.", hint="Download the kit again."
         ) from error

@@ -108,14 +108,14 @@ def _recall(memory: Path, folder: Path) -> dict[str, list[str]] | None:
     if not memory.is_file():
         return None
     try:
-        with np.load(memory, allow_pickle=False) as stored:
+        with memory.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             folders, classes, files = (_unpacked(stored[name]) for name in ("folders", "classes", "files"))
             stamps, counts = stored["stamps"].tolist(), stored["counts"].tolist()
         if len(folders) != len(stamps) or len(classes) != len(counts) or len(files) != sum(counts):
             return None
         if any(_stamp(folder / below) != tuple(stamp) for below, stamp in zip(folders, stamps, strict=True)):
             return None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # a folder that is gone, or a damaged memory
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # a folder that is gone, or a damaged memory
         return None
     ends = np.cumsum(counts).tolist()
     return {name: files[end - count : end] for name, count, end in zip(classes, counts, ends, strict=True)}
