@@ -34,7 +34,8 @@ class PackConfig(Frozen):
     size: int | None = Field(default=None, ge=1)
     """Shorter side in pixels: larger images are resized to it (Pillow, bicubic) and stored as JPEG; by default every
     file stays as it is, byte for byte."""
-    quality: int = Field(default=95, ge=1, le=95)
+    # Photographs of 224 px, 10.3 kB on average, resized to 160 px: 7.6 kB at 85, 9.3 kB at 90, 12.7 kB at 95.
+    quality: int = Field(default=90, ge=1, le=95)
     """JPEG quality of images that are resized; above 95 Pillow's files grow without a gain."""
     shard_size: int = Field(default=256, ge=1)
     """Largest size of a tar file in millions of bytes, unless one image alone is larger."""
