@@ -110,6 +110,14 @@ def test_few_files_are_not_remembered(tmp_path, monkeypatch):
     assert not is_remembered(root)
 
 
+def test_without_a_place_to_remember_it_works(folder, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    expected = list_classes(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert list_classes(folder) == expected
+    assert not is_remembered(folder)
+
+
 def test_a_damaged_memory_is_made_anew(folder):
     expected = list_classes(folder)
     memory = listing._memory_of(folder)

@@ -22,6 +22,7 @@ def place(tmp_path, monkeypatch):
     """Where torchvision's folders go."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+    cache_folder("datasets").mkdir(parents=True)
     return cache_folder("datasets")
 
 

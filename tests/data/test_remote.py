@@ -90,6 +90,13 @@ def test_what_was_read_once_is_not_fetched_again(shards, monkeypatch):
     assert files(source) == expected
 
 
+def test_without_a_place_for_copies_it_works(shards, tmp_path, monkeypatch):
+    folder, address = shards
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert files(open_unsplit(address)) == files(open_unsplit(str(folder)))
+
+
 def test_workers_read_and_resume_as_from_the_folder(shards, tmp_path, monkeypatch):
     folder, address = shards
 

@@ -225,6 +225,14 @@ def test_the_first_look_is_remembered_and_a_change_is_seen(tmp_path):
     assert len(find_parts(config).parts["all"]) == 5
 
 
+def test_without_a_place_to_remember_it_works(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    write_tar(tmp_path / "shards" / "a.tar", ("x.jpg", image_bytes(1)), ("x.cls", b"1"))
+    for _ in range(2):
+        assert len(open_unsplit(str(tmp_path / "shards"))) == 1
+
+
 def test_samples_without_images_are_noted(tmp_path):
     write_tar(tmp_path / "a.tar", ("x.jpg", image_bytes(1)), ("x.cls", b"1"), ("about.txt", b"hello"))
     assert "1 samples of the shards have no image" in find_parts(DataConfig(path=str(tmp_path))).notes[0]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coatnet.data.samples import printable
-from coatnet.data.user_cache import cache_folder, write_whole
+from coatnet.data.user_cache import cache_folder, remember
 from coatnet.errors import DataError
 
 # What counts as an image in a class folder; a wrong suffix on a real image is no hindrance, the bytes decide.
@@ -53,7 +53,7 @@ def list_classes(folder: Path) -> dict[str, list[str]]:
     newest = max(max(changed) for *changed, _, _ in stamps.values())
     settled = newest < started - SETTLED_SECONDS * 1e9
     if settled and sum(map(len, files.values())) >= REMEMBERED_FROM:
-        _remember(memory, stamps, files)
+        remember(memory, _as_bytes(stamps, files))
     return files
 
 
@@ -90,7 +90,7 @@ def _memory_of(folder: Path) -> Path:
     return cache_folder("listings") / f"{hashlib.sha256(described).hexdigest()}.npz"
 
 
-def _remember(memory: Path, stamps: _Stamps, files: dict[str, list[str]]) -> None:
+def _as_bytes(stamps: _Stamps, files: dict[str, list[str]]) -> bytes:
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -100,7 +100,7 @@ def _remember(memory: Path, stamps: _Stamps, files: dict[str, list[str]]) -> Non
         counts=np.array([len(paths) for paths in files.values()], dtype=np.int64),
         files=_packed([path for paths in files.values() for path in paths]),
     )
-    write_whole(memory, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _recall(memory: Path, folder: Path) -> dict[str, list[str]] | None:

@@ -19,7 +19,7 @@ from coatnet.data.samples import printable
 from coatnet.data.storage import Storage, StoredFile
 from coatnet.data.tables import encode_labels
 from coatnet.data.tar_members import Member, ShardReader, members
-from coatnet.data.user_cache import cache_folder, write_whole
+from coatnet.data.user_cache import cache_folder, remember
 from coatnet.errors import DataError
 from coatnet.frozen import Frozen, explain
 
@@ -142,8 +142,8 @@ def find_index(storage: Storage, files: dict[str, StoredFile], shards: Sequence[
         except DataError:
             known.unlink()  # it can be made again
     index, notes = _look_through(storage, files, shards)
-    write_whole(known, index.as_parquet())
-    return index, [*notes, f"{len(shards)} shards without an index were looked through; the next start is quick."]
+    remember(known, index.as_parquet())
+    return index, [*notes, f"{len(shards)} shards without an index were looked through, which is done once."]
 
 
 def part_of(shard: str) -> str:

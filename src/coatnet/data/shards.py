@@ -155,8 +155,11 @@ def read_shards(path: str) -> Found:
     return Found(parts, tuple(notes))
 
 
-def _local_copies(storage: Storage, files: dict[str, StoredFile], index: ShardIndex) -> LocalCopies:
-    """The copies of exactly these shards: of others, even in the same place, there are others."""
+def _local_copies(storage: Storage, files: dict[str, StoredFile], index: ShardIndex) -> LocalCopies | None:
+    """The copies of exactly these shards: of others, even in the same place, there are others; None without a place."""
     described = [storage.root, [files[shard] for shard in index.header.shards], index.offsets.tolist()]
     name = hashlib.sha256(json.dumps(described).encode()).hexdigest()
-    return LocalCopies(cache_folder("remote") / name, index.lengths)
+    try:
+        return LocalCopies(cache_folder("remote") / name, index.lengths)
+    except OSError:  # a full disk or a home that is read only: images are read from afar each time
+        return None
