@@ -15,6 +15,7 @@ VERBS = {
     "train": ("DATA [OPTIONS]", "Train a classifier from a folder of images."),
     "resume": ("RUN", "Go on with a run that stopped."),
     "evaluate": ("CLASSIFIER [DATA] [OPTIONS]", "Score a classifier on a data set."),
+    "pack": ("DATA FOLDER [OPTIONS]", "Pack a data set into tar shards."),
     "predict": ("CLASSIFIER IMAGES... [OPTIONS]", "Name what is to be seen in images."),
     "compare": ("RUN RUN... [OPTIONS]", "Put runs side by side."),
     "doctor": ("PATH [DATA] [OPTIONS]", "Say what a checkpoint is, and what looks wrong with it."),

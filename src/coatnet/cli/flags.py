@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 from pydantic import PositiveInt, field_validator
 
 from coatnet.data.augmentation import AugmentationConfig
-from coatnet.data.sources import DataConfig, open_data
+from coatnet.data.sources import DataConfig, open_data, stored_path
 from coatnet.errors import ConfigError
 from coatnet.frozen import Frozen
 from coatnet.model.config import CoAtNetConfig
@@ -173,8 +172,3 @@ def _initial(source: DataConfig, asked_for: Asked) -> tuple[str, str]:
         return NONE, ""
     train = open_data(source).train
     return choose_initial(len(train), look_at(train))
-
-
-def stored_path(data: str) -> str:
-    """The path of the data as a run stores it: absolute, so that the run goes on from any folder."""
-    return data if data == "digits" else str(Path(data).expanduser().absolute())

@@ -11,10 +11,10 @@ import numpy as np
 from coatnet.classifier import Classifier
 from coatnet.classifier.doctor import Sample
 from coatnet.classifier.folder import find_folder
-from coatnet.cli.flags import Asked, stored_path
+from coatnet.cli.flags import Asked
 from coatnet.data.folders import IMAGE_SUFFIXES
 from coatnet.data.images import ImageError, decode
-from coatnet.data.sources import DataConfig, SplitRecord, open_data
+from coatnet.data.sources import DataConfig, SplitRecord, open_data, stored_path
 from coatnet.data.splitting import stored_split
 from coatnet.errors import ConfigError
 from coatnet.model.catalogue import DEFAULT

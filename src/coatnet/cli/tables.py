@@ -18,6 +18,7 @@ from coatnet.data.samples import printable
 if TYPE_CHECKING:
     from coatnet.classifier.doctor import Examination
     from coatnet.cli.answers import Answer
+    from coatnet.data.packing import Packed
     from coatnet.data.scan import Scan, Unreadable
     from coatnet.evaluation.metrics import Evaluation
     from coatnet.training.compare import Comparison
@@ -124,6 +125,16 @@ def show_scan(scan: Scan) -> None:
 def show_path(what: str, path: Path) -> None:
     """Where something was written."""
     _print("", f"{what}  {printable(str(path))}")
+
+
+def show_packed(packed: Packed) -> None:
+    """What was packed, and what was not."""
+    folder = printable(str(packed.folder))
+    size = f"{packed.num_bytes / 1e6:,.1f} MB in {packed.num_shards} shards"
+    _print(f"{packed.num_images} images: {size}", f"shards  {folder}", *packed.notes)
+    _print(*(f"  not packed: {name}" for name in packed.unreadable[:MOST_NAMES]))
+    if len(packed.unreadable) > MOST_NAMES:
+        _print(f"  and {len(packed.unreadable) - MOST_NAMES} more")
 
 
 def show_answers(answers: Iterable[Answer], as_json: bool) -> list[Path]:

@@ -42,7 +42,8 @@ def train(  # noqa: PLR0913 (flags)
     """Train a classifier. What is not given is chosen from the data, said, and stored in the run's folder.
 
     Args:
-        data: folder of class folders, Parquet or CSV file, or the name digits, which needs no files.
+        data: folder of class folders, Parquet or CSV file, folder or address of tar shards, a name as cifar10, or the
+            name digits, which needs no files.
         out: folder of the run; default: runs/ and the name of the data, with a number if that is taken.
         resume: go on with the run in --out; start it if there is none.
         overwrite: remove the run in --out first.

@@ -1,21 +1,22 @@
 """Class folders: `root/class/*` and `root/{train,val,test}/class/*`. No torch."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
+from coatnet.data.listing import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from coatnet.data.listing import list_classes, subfolders
 from coatnet.data.samples import FileSource, Source, printable, some
 from coatnet.errors import DataError
 
-# What counts as an image in a class folder; a wrong suffix on a real image is no hindrance, the bytes decide.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 LAYOUTS = (
     "Understood are root/class/image.jpg; root/train/class/image.jpg with val/ and test/ beside; Parquet files "
-    "train.parquet, val.parquet, test.parquet; a .csv file with the columns path,label; and the name digits."
+    "train.parquet, val.parquet, test.parquet; a .csv file with the columns path,label; tar shards; the name digits."
 )
 
 
@@ -40,11 +41,11 @@ def read_folders(root: Path) -> Found:
     Raises:
         DataError: no images, only one of the splits needed, or a class that train does not know.
     """
-    folders = _subfolders(root)
-    split_folders = [name for name in folders if name.lower() in SPLIT_NAMES and _subfolders(root / name)]
+    folders = subfolders(root)
+    split_folders = [name for name in folders if name.lower() in SPLIT_NAMES and subfolders(root / name)]
     if any(name.lower() == "train" for name in split_folders) or (split_folders and split_folders == folders):
         return _read_splits(root, split_folders, [name for name in folders if name not in split_folders])
-    classes, empty, notes = _scan_classes(root)
+    classes, empty, notes = scan_classes(root)
     class_names = sorted(classes)
     if not class_names:
         lying = sum(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in os.scandir(root))
@@ -52,12 +53,14 @@ def read_folders(root: Path) -> Found:
             f"{lying} images lie in it without a class folder" if lying else "it holds no class folders with images"
         )
         raise DataError(f"No labelled images in {printable(str(root))}: {beside}.", hint=LAYOUTS)
-    return Found({"all": _source(root, classes, class_names)}, tuple(notes), tuple(("all", name) for name in empty))
+    whole = _source(root, "", classes, class_names)
+    return Found({"all": whole}, tuple(notes), tuple(("all", name) for name in empty))
 
 
 def _read_splits(root: Path, split_folders: list[str], others: list[str]) -> Found:
     notes = [f"Folder '{printable(name)}' beside the splits is not used." for name in others]
-    scanned: dict[str, dict[str, list[Path]]] = {}
+    scanned: dict[str, dict[str, list[str]]] = {}
+    folder_of: dict[str, str] = {}
     empty: list[tuple[str, str]] = []
     for name in split_folders:
         part = SPLIT_NAMES[name.lower()]
@@ -66,7 +69,8 @@ def _read_splits(root: Path, split_folders: list[str], others: list[str]) -> Fou
                 f"Two folders for the split '{part}' in {printable(str(root))}: {some(split_folders, 9)}.",
                 hint="Keep one of train, one of val/valid/validation, one of test.",
             )
-        scanned[part], without, more = _scan_classes(root / name)
+        folder_of[part] = name
+        scanned[part], without, more = scan_classes(root / name)
         empty += [(part, class_name) for class_name in without]
         notes += more
         if not scanned[part]:
@@ -81,17 +85,24 @@ def _read_splits(root: Path, split_folders: list[str], others: list[str]) -> Fou
             )
     if not class_names:  # without train: `open_data` says so; a bare evaluation takes what is there
         class_names = sorted({name for classes in scanned.values() for name in classes})
-    sources = {part: _source(root, classes, class_names) for part, classes in scanned.items()}
-    return Found(sources, tuple(notes), tuple(empty))
+    parts = {
+        part: _source(root / folder_of[part], f"{folder_of[part]}/", classes, class_names)
+        for part, classes in scanned.items()
+    }
+    return Found(parts, tuple(notes), tuple(empty))
 
 
-def _scan_classes(folder: Path) -> tuple[dict[str, list[Path]], list[str], list[str]]:
-    """Images by class, the names of class folders without any, and a note for each of those."""
-    classes: dict[str, list[Path]] = {}
+def scan_classes(folder: Path) -> tuple[dict[str, list[str]], list[str], list[str]]:
+    """The images of a folder of class folders.
+
+    Returns:
+        By printable class name, the paths of its images below `folder`; the names of classes without images; and a note
+        for each of those.
+    """
+    classes: dict[str, list[str]] = {}
     empty: list[str] = []
     notes: list[str] = []
-    for name in _subfolders(folder):
-        paths = sorted(_images_below(folder / name, set()))
+    for name, paths in list_classes(folder).items():
         if paths:
             classes[printable(name)] = paths
         else:
@@ -100,39 +111,31 @@ def _scan_classes(folder: Path) -> tuple[dict[str, list[Path]], list[str], list[
     return classes, empty, notes
 
 
-def _source(root: Path, classes: dict[str, list[Path]], class_names: list[str]) -> Source:
+class _PathsBelow(Sequence[Path]):
+    """Paths below a folder, each made when it is asked for: a million of them would take seconds and half a GB."""
+
+    def __init__(self, folder: Path, below: list[str]) -> None:
+        self._folder, self._below = folder, below
+
+    def __len__(self) -> int:
+        return len(self._below)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "_PathsBelow": ...
+
+    def __getitem__(self, index: int | slice) -> "Path | _PathsBelow":
+        if isinstance(index, slice):
+            return _PathsBelow(self._folder, self._below[index])
+        return self._folder / self._below[index]
+
+
+def _source(folder: Path, prefix: str, classes: dict[str, list[str]], class_names: list[str]) -> Source:
+    """The images of one split; `prefix` goes before their names."""
     label_of = {name: label for label, name in enumerate(class_names)}
     paths = [path for name in sorted(classes) for path in classes[name]]
     labels = np.repeat([label_of[name] for name in sorted(classes)], [len(classes[name]) for name in sorted(classes)])
-    prefix = len(os.fspath(root).rstrip(os.sep)) + 1 if os.fspath(root) != "." else 0
-    names = [printable(os.fspath(path)[prefix:].replace(os.sep, "/")) for path in paths]
-    return FileSource(class_names, labels.astype(np.int64), names, paths)
-
-
-def _subfolders(folder: Path) -> list[str]:
-    with _listing(folder) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-
-
-def _images_below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Image files of a folder and the folders in it; each real folder once, so links in a loop end."""
-    status = folder.stat()
-    if (status.st_dev, status.st_ino) in seen:
-        return
-    seen.add((status.st_dev, status.st_ino))
-    with _listing(folder) as entries:
-        found = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
-    for name, is_folder in sorted(found):
-        if is_folder:
-            yield from _images_below(folder / name, seen)
-        elif name.lower().endswith(IMAGE_SUFFIXES):
-            yield folder / name
-
-
-def _listing(folder: Path) -> "os._ScandirIterator[str]":
-    try:
-        return os.scandir(folder)
-    except OSError as error:
-        raise DataError(
-            f"Folder {printable(str(folder))} cannot be listed: {error.strerror}.", hint="Check its permissions."
-        ) from error
+    names = [printable(prefix + path) for path in paths]
+    return FileSource(class_names, labels.astype(np.int64), names, _PathsBelow(folder, paths))

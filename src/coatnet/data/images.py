@@ -110,8 +110,8 @@ def decode(data: bytes, limits: ImageLimits = ImageLimits()) -> NDArray[np.uint8
     Raises:
         ImageError: for every way in which this can fail; nothing else is raised.
     """
-    _check_bytes(len(data), limits)
-    file_format = _sniff(data)
+    check_bytes(len(data), limits)
+    file_format = image_format(data)
     if file_format is None or file_format not in limits.formats:
         got = f"{file_format} image" if file_format else f"not an image format: starts with {data[:8].hex(' ')}"
         raise ImageError("unsupported_format", f"{got}; expected one of {', '.join(limits.formats)}")
@@ -144,11 +144,11 @@ def read_file(path: Path, limits: ImageLimits = ImageLimits()) -> bytes:  # noqa
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError("unreadable", "not a plain file", name)
-            _check_bytes(status.st_size, limits, name)
+            check_bytes(status.st_size, limits, name)
             data = file.read(limits.max_bytes + 1)
     except OSError as error:
         raise ImageError("unreadable", error.strerror or str(error), name) from error
-    _check_bytes(len(data), limits, name)
+    check_bytes(len(data), limits, name)
     return data
 
 
@@ -161,7 +161,12 @@ def _decoded(data: bytes, file_format: str, limits: ImageLimits) -> NDArray[np.u
         return _to_rgb(_upright(image))
 
 
-def _check_bytes(num_bytes: int, limits: ImageLimits, name: str = "") -> None:
+def check_bytes(num_bytes: int, limits: ImageLimits, name: str = "") -> None:
+    """Refuse a file by its size alone.
+
+    Raises:
+        ImageError: `empty` or `too_large_bytes`.
+    """
     if num_bytes == 0:
         raise ImageError("empty", "0 bytes", name)
     if num_bytes > limits.max_bytes:
@@ -177,7 +182,7 @@ def _check_size(width: int, height: int, limits: ImageLimits) -> None:
         raise ImageError("extreme_aspect", f"{width}x{height} is beyond 1:{limits.max_aspect_ratio:g}")
 
 
-def _sniff(data: bytes) -> str | None:
+def image_format(data: bytes) -> str | None:
     """Pillow's name of the format by the first bytes, whatever the file is called."""
     starts = {
         b"\xff\xd8\xff": "JPEG",

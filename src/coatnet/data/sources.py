@@ -12,8 +12,12 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from coatnet.data.folders import LAYOUTS, Found, read_folders
+from coatnet.data.imagenet import find_challenge, read_challenge
+from coatnet.data.named import NAMED_SETS, read_named
 from coatnet.data.samples import BytesSource, JoinedSource, Source, printable, some
+from coatnet.data.shards import is_shards, read_shards
 from coatnet.data.splitting import SplitRecord, apply_split, choose_split
+from coatnet.data.storage import is_address
 from coatnet.data.tables import parquet_files, read_csv, read_parquet
 from coatnet.errors import DataError
 from coatnet.frozen import Frozen
@@ -28,6 +32,7 @@ __all__ = [
     "find_parts",
     "open_data",
     "open_unsplit",
+    "stored_path",
 ]
 
 # The digits come without a split; a fifth as test gives about 360 images, enough for a score to half a percent.
@@ -38,8 +43,9 @@ class DataConfig(Frozen):
     """Which images, and how they are split and read."""
 
     path: str
-    """Folder of class folders, folder or file of Parquet, CSV file, or the name digits (8x8 digits of scikit-learn;
-    a folder of that name is ./digits)."""
+    """Folder of class folders, folder or file of Parquet, CSV file, folder or address (s3://bucket/prefix) of tar
+    shards, ImageNet's own layout, the name digits (8x8 digits of scikit-learn; a folder of that name is ./digits), or a
+    name of torchvision such as cifar10, which is downloaded once."""
     image_column: str = "image"
     """Column of a Parquet or CSV file that holds the images or their paths; a CSV file may also call it path."""
     label_column: str = "label"
@@ -160,10 +166,19 @@ def find_parts(config: DataConfig) -> Found:
     """
     if config.path == "digits":
         return Found({"all": _digits()})
+    if is_address(config.path):
+        return read_shards(config.path)
     path = Path(os.path.expanduser(config.path))
     if not path.exists():
+        if config.path in NAMED_SETS:
+            return read_named(config.path)
         raise _not_there(path)
     if path.is_dir():
+        if is_shards(path):
+            return read_shards(os.fspath(path))
+        challenge = find_challenge(path)
+        if challenge:
+            return read_challenge(challenge)
         files = parquet_files(path)
         if files:
             return read_parquet(files, config.image_column, config.label_column)
@@ -173,7 +188,16 @@ def find_parts(config: DataConfig) -> Found:
         return read_parquet([path], config.image_column, config.label_column)
     if suffix == ".csv":
         return read_csv(path, config.image_column, config.label_column)
-    raise DataError(f"{printable(str(path))} is a file that ends in neither .parquet nor .csv.", hint=LAYOUTS)
+    if suffix == ".tar":
+        return read_shards(os.fspath(path))
+    raise DataError(f"{printable(str(path))} is a file that ends in neither .parquet nor .csv nor .tar.", hint=LAYOUTS)
+
+
+def stored_path(path: str) -> str:
+    """The path of the data as a run stores it: absolute, so that the run goes on from any folder; names and addresses
+    stay as they are."""
+    is_name = path == "digits" or (path in NAMED_SETS and not Path(path).exists())
+    return path if is_name or is_address(path) else str(Path(path).expanduser().absolute())
 
 
 def _not_there(path: Path) -> DataError:
@@ -185,7 +209,7 @@ def _not_there(path: Path) -> DataError:
         beside = [printable(name) for name in os.listdir(missing.parent)]
     except OSError:
         beside = []
-    close = difflib.get_close_matches(missing.name, [*beside, "digits"], n=3)
+    close = difflib.get_close_matches(missing.name, [*beside, "digits", *NAMED_SETS], n=3)
     hint = f"Did you mean {some(close)}? " if close else ""
     return DataError(
         f"{printable(str(path))} does not exist.", hint=f"{hint}The name digits works without any files of your own."

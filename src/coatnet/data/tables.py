@@ -58,7 +58,7 @@ def read_parquet(files: Sequence[Path], image_column: str, label_column: str) ->
     if "test" in values and len(values) > 1 and (values["test"] == -1).all():
         notes.append("The test split has no labels (all are -1) and is not used.")
         del values["test"]
-    class_names, labels = _encode(values, names)
+    class_names, labels = encode_labels(values, names)
     parts = {
         part: _table_source(grouped[part], [table[image_column] for table in tables[part]], class_names, labels[part])
         for part in values
@@ -107,7 +107,7 @@ def read_csv(path: Path, image_column: str, label_column: str) -> Found:
         )
     for part, images in parts.items():
         parts[part] = dict(sorted(images.items()))
-    class_names, labels = _encode({part: np.array(list(images.values())) for part, images in parts.items()}, None)
+    class_names, labels = encode_labels({part: np.array(list(images.values())) for part, images in parts.items()}, None)
     sources: dict[str, Source] = {
         part: FileSource(class_names, labels[part], [printable(i) for i in images], [path.parent / i for i in images])
         for part, images in parts.items()
@@ -194,7 +194,7 @@ def _labels(columns: "Sequence[pa.ChunkedArray]", path: Path) -> NDArray[Any]:
     return np.concatenate([values for values in decoded if len(values)] or decoded)
 
 
-def _encode(
+def encode_labels(
     values: Mapping[str, NDArray[Any]], names: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]]]:
     """Class names and (samples,) int64 labels of every split; train decides which classes there are."""
