@@ -218,7 +218,7 @@ def test_the_papers_members_get_their_stochastic_depth(
 def test_few_images_get_the_short_form(tmp_path: Path) -> None:
     config = tuned(source(tmp_path / "source"))
     assert "recipe: fine-tuning, short form, 1259 images are few" in config.choices
-    assert config.optimizer.layer_decay < 1
+    assert (config.optimizer.learning_rate, config.optimizer.ema, config.run.epochs) == (1e-3, 0.99, 34)
     assert config.run.patience  # 179 images to validate on
     few = finetune(DataConfig(path="digits", val_fraction=0.03), tmp_path / "source")
     assert few.run.patience is None
