@@ -44,9 +44,21 @@ def test_tables_and_page(suspects, tmp_path, capsys):
         assert words in text
     assert re.search(r"^square +7$", text, re.MULTILINE)
     page = (tmp_path / "runs" / "scan-shapes.html").read_text()
-    for words in ("Scan of shapes", "3 kinds of", "cross/3.png", "square/&lt;b&gt;copy.png", "same file", "40 x 40"):
+    for words in (
+        "Scan of shapes",
+        "This needs a look",
+        "cross/3.png",
+        "square/&lt;b&gt;copy.png",
+        "same file",
+        "40 x 40",
+    ):
         assert words in page
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 2
+    Image.new("RGB", (9, 7)).save(suspects / "cross" / "small.png")
+    run(capsys, "shapes")
+    page = (tmp_path / "runs" / "scan-shapes-2.html").read_text()
+    assert page.count("data:image/png;base64,") == 4  # the smallest and the largest too, now that sizes differ
+    assert "The smallest: images with" in page
 
 
 def test_the_page_needs_no_network(suspects, tmp_path, capsys):

@@ -66,8 +66,7 @@ class _Sections:
         counts = self.scan.counts
         return Section(
             title="What was found",
-            headline=f"{len(problems)} kinds of problems" if len(problems) > 1 else "A problem" if problems else "",
-            text=[] if problems else ["Nothing is wrong as far as a scan can see."],
+            headline="This needs a look" if problems else "Nothing is wrong as far as a scan can see",
             bullets=problems,
             facts={
                 "images": f"{self.scan.images:,}",
@@ -108,15 +107,15 @@ class _Sections:
         aspects = [_bars("width : height", self.scan.aspects, _aspect)]
         path = self.folder / "sizes.png"
         histograms(path, sides + aspects)
+        pictures = [Picture(path=path, alt="histograms of the shorter side and of width over height")]
+        if self.scan.num_sizes > 1:
+            pictures.append(self._mosaic("The smallest", self.scan.smallest))
+            pictures.append(self._mosaic("The largest", self.scan.largest))
         rows = [(f"{one.width} x {one.height}", f"{one.images:,}") for one in self.scan.sizes]
         return Section(
             title="Sizes",
-            text=[f"{self.scan.num_sizes:,} different sizes; the most common ones are listed."],
-            pictures=[
-                Picture(path=path, alt="histograms of the shorter side and of width over height"),
-                self._mosaic("The smallest", self.scan.smallest),
-                self._mosaic("The largest", self.scan.largest),
-            ],
+            text=[f"Different sizes: {self.scan.num_sizes:,}; the most common ones are listed."],
+            pictures=pictures,
             tables=_tables(("width x height", "images"), rows),
         )
 
