@@ -8,6 +8,7 @@ import time
 import urllib.request
 
 import pytest
+from PIL import Image
 
 from cli.drawn import draw_classes
 from coatnet.data.augmentation import AugmentationConfig
@@ -124,9 +125,12 @@ def test_foreign_shards_at_an_address(shards, server, tmp_path):
 
 
 def test_replaced_shards_are_seen(server, tmp_path):
-    store = s3fs.S3FileSystem(use_listings_cache=False)
-    for color in ("first", "second"):
-        draw_classes(tmp_path / color, count=4, size=40 if color == "first" else 48)
+    """Not by their size or their index: both are the same."""
+    store = s3fs.S3FileSystem()
+    for color in ("red", "blue"):
+        for name in ("a", "b"):
+            (tmp_path / color / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8), color).save(tmp_path / color / name / "0.bmp")
         pack(DataConfig(path=str(tmp_path / color)), tmp_path / f"{color}-shards", PackConfig())
         for path in (tmp_path / f"{color}-shards").iterdir():
             store.put(str(path), f"pictures/replaced/{path.name}")
