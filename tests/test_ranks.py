@@ -3,12 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from coatnet import ranks
-from coatnet.errors import ConfigError
-from coatnet.training.loop import train
-from coatnet.training.recipes import small_data
 
 AGREE = """
 import sys, torch
@@ -37,9 +32,3 @@ def test_two_ranks_agree_on_a_flag(tmp_path: Path) -> None:
     ]
     said = [process.communicate(timeout=120)[0].strip() for process in processes]
     assert said == ["True False True", "True False False"]
-
-
-def test_training_on_several_processes_is_refused_for_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="2 processes were started; training runs in one"):
-        train(small_data("digits"), tmp_path / "run")

@@ -146,6 +146,18 @@ def test_orientation_is_applied(file_format, orientation):
     assert np.abs(image[:, :, 0].astype(int) - upright).max() <= (1 if file_format == "JPEG" else 0)
 
 
+@pytest.mark.parametrize(("enough", "side"), [(None, 640), (321, 640), (320, 320), (100, 160), (80, 80), (1, 80)])
+def test_a_large_jpeg_is_decoded_as_small_as_will_do(enough, side):
+    picture = Image.fromarray(gradient(640, 960))
+    data = encoded(picture, "JPEG", quality=95)
+    image = decode(data, enough=enough)
+    assert image.shape == (side, side * 3 // 2, 3)
+    factor = 640 // side
+    whole = decode(data).reshape(side, factor, side * 3 // 2, factor, 3).mean((1, 3))
+    assert np.abs(image - whole).mean() < 2
+    assert decode(encoded(picture), enough=enough).shape == (640, 960, 3)  # PNG knows no smaller size
+
+
 def test_damaged_exif_does_not_spoil_the_picture():
     data = encoded(Image.fromarray(noise()), exif=b"Exif\0\0II*\0\xff\xff\xff\x7f nonsense")
     assert np.array_equal(decode(data), noise())

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from coatnet.data.augmentation import AugmentationConfig
-from coatnet.data.cache import decode_all
+from coatnet.data.cache import decode_all, read_image
 from coatnet.data.images import ImageLimits, decode
 from coatnet.data.loader import TrainingStream, evaluation_batches
 from coatnet.data.preprocess import Preprocess
@@ -142,8 +142,12 @@ def test_too_many_unreadable_images():
 def test_memory_is_bounded():
     source = sample_source(40, size=(50, 50))
     needed = 40 * 50 * 50 * 3
-    assert decode_all(source, lambda image: image, ImageLimits(), 2, needed - 1) is None
-    decoded = decode_all(source, lambda image: image, ImageLimits(), 2, needed)
+
+    def load(index):
+        return read_image(source, index, ImageLimits())
+
+    assert decode_all(source, load, 2, needed - 1) is None
+    decoded = decode_all(source, load, 2, needed)
     assert decoded.pixels.nbytes == needed
     assert all(np.array_equal(decoded[index], decode(source.read(index))) for index in range(40))
 

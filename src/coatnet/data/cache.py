@@ -47,27 +47,22 @@ class DecodedImages:
         return self.pixels[start : start + height * width * 3].reshape(height, width, 3)
 
 
-def read_image(source: Source, index: int, limits: ImageLimits) -> NDArray[np.uint8]:
-    """Decode one sample to (H, W, 3) uint8; the `ImageError` names the sample."""
+def read_image(source: Source, index: int, limits: ImageLimits, enough: int | None = None) -> NDArray[np.uint8]:
+    """Decode one sample to (H, W, 3) uint8, see `decode`; the `ImageError` names the sample."""
     try:
-        return decode(source.read(index, limits), limits)
+        return decode(source.read(index, limits), limits, enough)
     except ImageError as error:
         raise error.named(source.names[index]) from error
 
 
 def decode_all(
-    source: Source,
-    reduce: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
-    limits: ImageLimits,
-    num_threads: int,
-    budget: int | None = None,
+    source: Source, load: Callable[[int], NDArray[np.uint8]], num_threads: int, budget: int | None = None
 ) -> DecodedImages | None:
     """Decode every image once.
 
     Args:
         source: the samples.
-        reduce: what is kept of an image, such as a smaller version.
-        limits: what an image may be.
+        load: what is kept of the image at an index, such as a smaller version, or its `ImageError`.
         num_threads: Pillow decodes outside Python's lock, so threads help.
         budget: bytes that may be used; by default `default_budget()`.
 
@@ -76,20 +71,20 @@ def decode_all(
     """
     budget = default_budget() if budget is None else budget
 
-    def load(index: int) -> NDArray[np.uint8] | ImageError:
+    def loaded(index: int) -> NDArray[np.uint8] | ImageError:
         try:
-            return reduce(read_image(source, index, limits))
+            return load(index)
         except ImageError as error:
             return error
 
     with ThreadPoolExecutor(max(1, num_threads)) as pool:
         probed = range(0, len(source), max(1, len(source) // _NUM_PROBED))
-        sizes = [_num_bytes(image) for image in pool.map(load, probed)]
+        sizes = [_num_bytes(image) for image in pool.map(loaded, probed)]
         if sum(sizes) / len(sizes) * len(source) > budget:
             return None
         images: list[NDArray[np.uint8] | ImageError] = []
         for start in range(0, len(source), _BLOCK):
-            block = list(pool.map(load, range(start, min(start + _BLOCK, len(source)))))
+            block = list(pool.map(loaded, range(start, min(start + _BLOCK, len(source)))))
             budget -= sum(map(_num_bytes, block))
             if budget < 0:
                 return None

@@ -123,7 +123,7 @@ class TrainingStream:
         self.max_bad = max_bad
         self.unreadable: list[tuple[str, str]] = []
         self._preparation = Preparation(source, preprocess, augmentation, seed, batch_size // parts, limits)
-        decoded = decode_all(source, self._preparation.kept, limits, default_threads(), memory) if memory != 0 else None
+        decoded = decode_all(source, self._preparation.load, default_threads(), memory) if memory != 0 else None
         self._preparation.decoded = decoded
         self.in_memory = decoded is not None
         if decoded is not None:

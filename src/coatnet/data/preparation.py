@@ -36,16 +36,19 @@ class Preparation:
     limits: ImageLimits
     decoded: DecodedImages | None = field(default=None, repr=False)
 
-    def kept(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def load(self, index: int) -> NDArray[np.uint8]:
         """What of an image augmentation starts from, whether it is kept in memory or made anew each time.
 
         Without random crops and the like it is the image as evaluation sees it. Otherwise an image whose shorter side
         is above twice the input's is reduced by a whole number, to no less than twice: a random crop of a quarter of
-        the area still has every pixel of the input, and a photograph takes a tenth of the memory.
+        the area still has every pixel of the input, and a photograph takes a tenth of the memory. A large JPEG is not
+        even decoded in full.
         """
         if not self.augmentation.moves:
-            return self.preprocess.resized(image)
-        factor = min(image.shape[:2]) // (2 * max(self.preprocess.image_size))
+            return self.preprocess.resized(read_image(self.source, index, self.limits))
+        enough = 2 * max(self.preprocess.image_size)
+        image = read_image(self.source, index, self.limits, enough)
+        factor = min(image.shape[:2]) // enough
         return np.array(Image.fromarray(image).reduce(factor)) if factor > 1 else image
 
     def __getitem__(self, step: int) -> Prepared:
@@ -74,7 +77,7 @@ class Preparation:
             try:
                 if self.decoded is not None:
                     return self.decoded[index], index
-                return self.kept(read_image(self.source, index, self.limits)), index
+                return self.load(index), index
             except ImageError as error:
                 unreadable.append((self.source.names[index], error.code))
         return None
