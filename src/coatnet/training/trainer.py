@@ -182,13 +182,15 @@ class Normaliser:
 
     def __init__(self, preprocess: Preprocess, device: torch.device) -> None:
         self.device = device
-        self.scale = (1 / (255 * torch.tensor(preprocess.std))).to(device).view(1, 3, 1, 1)
-        self.shift = (-torch.tensor(preprocess.mean) / torch.tensor(preprocess.std)).to(device).view(1, 3, 1, 1)
+        # Repeated along a row of pixels: a broadcast over three channels alone takes four times as long on a CPU.
+        width = preprocess.image_size[1]
+        self.scale = (1 / (255 * torch.tensor(preprocess.std))).to(device).repeat(width)
+        self.shift = (-torch.tensor(preprocess.mean) / torch.tensor(preprocess.std)).to(device).repeat(width)
 
     def __call__(self, images_BHWC: Tensor) -> Tensor:
         """Args: images_BHWC: `(B, H, W, 3)` uint8. Returns: `(B, 3, H, W)` float32, channels-last in memory."""
-        images_BCHW = images_BHWC.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        return images_BCHW * self.scale + self.shift
+        rows = images_BHWC.to(self.device, non_blocking=True).flatten(2).float()  # (B, H, W * 3)
+        return rows.mul_(self.scale).add_(self.shift).view(images_BHWC.shape).permute(0, 3, 1, 2)
 
 
 def train_mode(model: nn.Module, frozen: bool) -> None:
