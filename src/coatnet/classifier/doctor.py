@@ -16,6 +16,7 @@ from coatnet.classifier.folder import Contents, find_folder, sha256
 from coatnet.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from coatnet.data.samples import some
 from coatnet.errors import ModelFileError
+from coatnet.model.heads import classes_layers
 from coatnet.runtime.engines import TorchEngine
 
 CONSTANTS = {
@@ -181,14 +182,12 @@ def _size(classifier: Classifier) -> Iterator[Finding]:
 
 def _training(classifier: Classifier) -> Iterator[Finding]:
     """Traces that training leaves, and an untrained network lacks."""
-    import torch
-
     model = _network(classifier)
     norm = _first_batch_norm(model)
     if norm is not None and not norm.running_mean.any() and bool((norm.running_var == 1).all()):
         yield Finding("wrong", "the network was never trained: its running statistics are as at the start", "train it")
-    classes = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)][-1]
-    if classes.bias is not None and not classes.bias.any():
+    classes = [model.get_submodule(name) for name in classes_layers(model.config)]
+    if any(layer.bias is not None and not layer.bias.any() for layer in classes):
         hint = "fine-tune it on images of these classes"
         yield Finding("wrong", "the layer of the classes was never trained: all its biases are exactly 0", hint)
 

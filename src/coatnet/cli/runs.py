@@ -18,9 +18,8 @@ from coatnet.data.sources import DataConfig, SplitRecord, open_data, stored_path
 from coatnet.data.splitting import stored_split
 from coatnet.errors import ConfigError
 from coatnet.model.catalogue import DEFAULT
-from coatnet.model.config import CoAtNetConfig
-from coatnet.model.family import member
-from coatnet.model.guests import PREFIX, GuestConfig
+from coatnet.model.family import architecture, member
+from coatnet.model.guests import PREFIX
 from coatnet.model.hub import WEIGHTS_SUFFIXES, holds_weights
 from coatnet.model.published import is_published_name
 from coatnet.runtime.engines import Precision
@@ -72,18 +71,13 @@ def check_unchanged(folder: Path, data: str, flags: dict[str, dict[str, Any]], a
     if asked_for.size not in (None, (height, width)):
         was = str(height) if height == width else f"{height}x{width}"
         raise ConfigError(f"--image-size: {was} in {folder}, got {asked_for.image_size}", hint)
-    if asked_for.model is not None and _architecture(member(asked_for.model)) != _architecture(stored.model):
+    if asked_for.model is not None and architecture(member(asked_for.model)) != architecture(stored.model):
         raise ConfigError(f"--model: {folder} trains another than {asked_for.model}", hint)
     started = stored.initial.source if stored.initial else NONE
     if asked_for.init != AUTO and resolve_source(asked_for.init) != started:
         raise ConfigError(f"--init: {started} in {folder}, got {asked_for.init}", hint)
     if asked_for.recipe and (asked_for.recipe == "finetune") != (stored.initial is not None):
         raise ConfigError(f"--recipe: {folder} was not made by {asked_for.recipe}", hint)
-
-
-def _architecture(config: CoAtNetConfig | GuestConfig) -> object:
-    """What tells one network from another, whatever its classes and image size."""
-    return config.guest if isinstance(config, GuestConfig) else config.stages
 
 
 def published_and_images(word: str, images: tuple[Path, ...]) -> tuple[str, tuple[Path, ...]]:

@@ -86,10 +86,8 @@ def _opened(name: str, chosen: _NamedSet, arguments: dict[str, Any], folder: Pat
     from torchvision import datasets
 
     kind = getattr(datasets, chosen.class_name)
-    try:
+    with contextlib.suppress(RuntimeError):  # not there, or not whole
         return kind(root=folder, **arguments)
-    except RuntimeError:  # not there, or not whole
-        pass
     try:
         with _impatient(), contextlib.redirect_stdout(sys.stderr):  # its progress is no answer
             return kind(root=folder, download=True, **arguments)

@@ -100,6 +100,11 @@ def member(name: str) -> CoAtNetConfig | GuestConfig:
     return FAMILY[name]
 
 
+def architecture(config: ModelConfig) -> object:
+    """What tells one network from another, whatever its classes and image size."""
+    return config.guest if isinstance(config, GuestConfig) else config.stages
+
+
 def create_model(
     model: str | CoAtNetConfig | GuestConfig, pretrained: bool | str | Path = False, **changes: object
 ) -> nn.Module:

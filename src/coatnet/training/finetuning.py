@@ -14,13 +14,14 @@ from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import PAPER, ModelConfig
 from coatnet.model.guests import GuestConfig
 from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig
+from coatnet.training.imagenet import DEPTH_1K
 from coatnet.training.initial import Pretrained, find_initial
 from coatnet.training.look import Look, data_choices, look_at
 
 MANY_IMAGES = 100_000
 """From here on the paper's form: its 30 epochs of batches of 512 are then at least 5,860 steps. At 10,000 images they
 would be 586, too few for its rate and its average to get anywhere."""
-PAPER_DEPTH = {"coatnet_0": 0.2, "coatnet_1": 0.3, "coatnet_2": 0.5, "coatnet_3": 0.7, "coatnet_4": 0.7}
+PAPER_DEPTH = {**DEPTH_1K, "coatnet_4": 0.7}
 """Stochastic depth in fine-tuning on ImageNet-1K (Table 10: -0 to -3 in its second column, -4 in its fourth)."""
 FEW_TO_VALIDATE = 100
 """With fewer validation images one of them moves the accuracy by more than 1 %: nothing is chosen by it."""

@@ -10,6 +10,8 @@ from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import member
 from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig
 
+DEPTH_1K = {"coatnet_0": 0.2, "coatnet_1": 0.3, "coatnet_2": 0.5, "coatnet_3": 0.7}
+"""Stochastic depth on ImageNet-1K, in pre-training and in fine-tuning (Table 10, one cell for both columns)."""
 # Share of the steps that warm up, so that it fits other data too. ImageNet-1K: 10,000 of 300 epochs of 1.28 M images in
 # batches of 4096. ImageNet-21K: 5 of 90 epochs. JFT: 20,000 of 14 epochs of 300 M images in batches of 4096.
 _WARMUP_1K, _WARMUP_21K, _WARMUP_JFT = 10_000 / 93_800, 5 / 90, 20_000 / 1_025_000
@@ -39,7 +41,7 @@ def imagenet_1k(
         ConfigError: the table has no values for this member.
         DataError: the data cannot be read.
     """
-    depth = _of_member("imagenet_1k", model, {"coatnet_0": 0.2, "coatnet_1": 0.3, "coatnet_2": 0.5, "coatnet_3": 0.7})
+    depth = _of_member("imagenet_1k", model, DEPTH_1K)
     return _pretraining(
         data,
         (depth, image_size, batch_size),
@@ -112,9 +114,7 @@ def imagenet_1k_modern(
 
     Args: as `imagenet_1k`.
     """
-    depth = _of_member(
-        "imagenet_1k_modern", model, {"coatnet_0": 0.2, "coatnet_1": 0.3, "coatnet_2": 0.5, "coatnet_3": 0.7}
-    )
+    depth = _of_member("imagenet_1k_modern", model, DEPTH_1K)
     return _pretraining(
         data,
         (depth, image_size, batch_size),

@@ -17,7 +17,7 @@ from coatnet.data.preprocess import Preprocess
 from coatnet.errors import ConfigError, MissingPartError, ModelFileError
 from coatnet.frozen import explain
 from coatnet.model.config import CoAtNetConfig
-from coatnet.model.family import FAMILY, ModelConfig, create_model, member
+from coatnet.model.family import FAMILY, ModelConfig, architecture, create_model, member
 from coatnet.model.guests import PREFIX, GuestConfig, guest
 from coatnet.model.heads import carry_classes, classes_layers, with_classes
 from coatnet.model.hub import RECORD, holds_weights
@@ -104,14 +104,9 @@ def find_initial(source: str | Path, model: str | None = None) -> Pretrained:
         found = _of_record(str(path), *_published(model if path.is_file() else "", path))
     else:
         found = _from_folder(find_folder(path))
-    if model is not None and _network(member(model)) != _network(found.config):
+    if model is not None and architecture(member(model)) != architecture(found.config):
         raise ConfigError(f"model is {model}, and {source} holds another network", "leave --model out")
     return found
-
-
-def _network(config: ModelConfig) -> object:
-    """What tells one network from another, whatever its classes and image size."""
-    return config.guest if isinstance(config, GuestConfig) else config.stages
 
 
 def _from_folder(folder: Path) -> Pretrained:
