@@ -23,7 +23,7 @@ from coatnet.training.config import TrainConfig
 from coatnet.training.folder import RunFolder, default_folder
 from coatnet.training.initial import initial_state
 from coatnet.training.length import Pace, is_due, resolve_length, set_pace
-from coatnet.training.log import Meter, RunLog, SilentLog, check_tensorboard, read_metrics
+from coatnet.training.log import Meter, RunLog, SilentLog, check_tensorboard
 from coatnet.training.machine import describe, keep_freed_memory
 from coatnet.training.parallel import num_parts, own_parts
 from coatnet.training.results import report, save_classifier, take_score
@@ -130,7 +130,7 @@ def _run(work: _Work) -> Run:
     assert run.steps is not None
     damaged = load_newest(state, folder.checkpoints)
     wait_for_all()  # before the main process writes another checkpoint
-    with RunLog(folder.path, run.steps, state.step, run.tensorboard) if is_main() else SilentLog() as log:
+    with RunLog(folder.path, run.steps, state, run.tensorboard) if is_main() else SilentLog() as log:
         for line in (*damaged, *_passed_over(work.stream.unreadable)):
             log.say(line)
         try:
@@ -216,8 +216,7 @@ def _log(trainer: Trainer, meter: Meter, log: RunLog | SilentLog) -> None:
 def _evaluate(work: _Work, trainer: Trainer, log: RunLog | SilentLog) -> None:
     """Score the validation split and log it, unless that was done before this run stopped."""
     step = trainer.state.step
-    lines = read_metrics(work.folder.metrics) if is_main() else []
-    if from_main(any(line["step"] == step and "evaluation" in line for line in lines)):
+    if trainer.state.evaluated == step:
         return
     evaluation = trainer.evaluate(work.splits.val, "val", work.stop)
     trainer.note(evaluation)
