@@ -59,6 +59,21 @@ def test_help_of_train_lists_every_field_with_its_docstring(config, capsys, monk
     assert "--path" not in text
 
 
+# --- look before you run ---------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_tells_steps_time_and_memory_and_writes_nothing(image_folder, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    pace = ("--steps", 7, "--batch", "auto", "--workers", 0, "--device", "cpu")
+    text = run(capsys, "train", image_folder, "--dry-run", "--model", "coatnet_mini_32", *pace)
+    assert "model: coatnet_mini_32" in text
+    assert re.search(r"steps: 7 of 64 images, [\d.]+ epochs", text)
+    assert re.search(r"time: about \d+ (s|min): [\d.]+ s a step, \d+ evaluations of", text)
+    assert re.search(r"memory: \d+\.\d\d GB of \d+\.\d\d GB on cpu", text)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 # --- models ----------------------------------------------------------------------------------------------------------
 
 

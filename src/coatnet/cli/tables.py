@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from coatnet.evaluation.metrics import Evaluation
     from coatnet.training.compare import Comparison
     from coatnet.training.config import TrainConfig
+    from coatnet.training.forecast import Forecast
     from coatnet.training.loop import Run
 
 MOST_CLASSES, WORST_CLASSES = 50, 20
@@ -74,6 +75,22 @@ def show_choices(config: TrainConfig, folder: Path) -> None:
         name, _, reason = choice.partition(": ")
         _print(Text.assemble((f"{name}: ", "bold") if reason else name, reason))
     _print(Text.assemble(("folder: ", "bold"), printable(str(folder))))
+
+
+def show_forecast(expected: Forecast) -> None:
+    """What a run would take."""
+    run, pace = expected.config.run, expected.pace
+    assert run.steps
+    epochs = run.steps * run.batch_size / expected.num_images
+    parts = f" in {run.accumulate} micro-batches" if run.accumulate != 1 else ""
+    for name, told in {
+        "steps": f"{run.steps:,} of {run.batch_size} images{parts}, {epochs:.1f} epochs",
+        "time": f"about {_duration(expected.seconds)}: {pace.step:.3f} s a step, {expected.evaluations} evaluations of "
+        f"{pace.evaluation:.1f} s, {pace.final:.1f} s for the final score",
+        "memory": f"{expected.memory / 1e9:.2f} GB of {expected.capacity / 1e9:.2f} GB on {expected.device}",
+    }.items():
+        _print(Text.assemble((f"{name}: ", "bold"), told))
+    _print("Nothing was written; without --dry-run it is trained.")
 
 
 def show_run(run: Run) -> None:
@@ -231,6 +248,13 @@ def _print(*lines: str | Text | Table) -> None:
     for line in lines:
         # A path or a command must stay one line, to be copied; only tables fit themselves to the terminal.
         console.print(line, markup=False, highlight=False, soft_wrap=not isinstance(line, Table))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _percent(fraction: float) -> str:
