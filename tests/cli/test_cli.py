@@ -74,6 +74,16 @@ def test_a_dry_run_tells_steps_time_and_memory_and_writes_nothing(image_folder, 
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_tune_ends_with_a_command_that_trains_so(image_folder, capsys, tmp_path):
+    pytest.importorskip("optuna")
+    words = ("tune", image_folder, "--model", "coatnet_mini_32", "--trials", 1, "--epochs", 3, "--device", "cpu")
+    text = run(capsys, *words, "--out", tmp_path / "search")
+    assert f"next        coatnet train {image_folder} --model coatnet_mini_32 --epochs 3.0 --device cpu\n" in text
+    found = json.loads(run(capsys, *words, "--out", tmp_path / "search", "--json"))
+    assert (found["best"], len(found["trials"])) == (0, 1)
+    assert 0 <= found["trials"][0]["top1"] <= 1
+
+
 # --- models ----------------------------------------------------------------------------------------------------------
 
 

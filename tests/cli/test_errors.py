@@ -16,7 +16,7 @@ from coatnet.cli.errors import exit_code, tell
 # What was typed -> exit code and words that the message or the hint must hold. Nothing of this needs torch.
 WITHOUT_TORCH = {
     "traim": (2, "'traim'", "coatnet train"),
-    "xyzzy": (2, "'xyzzy'", "models, scan, train, resume, evaluate, predict"),
+    "xyzzy": (2, "'xyzzy'", "models, scan, train, tune, resume, evaluate, predict"),
     "--verbos": (2, "--verbos"),
     "models --jsn": (2, "--jsn", "--json"),
     "models now": (2, "now"),
@@ -117,6 +117,13 @@ WITHOUT_TORCH = {
     "train empty.csv": (3, "empty.csv", "no rows"),
     "train split.csv": (3, "trian"),
     "train binary.csv": (3, "binary.csv", "UTF-8"),
+    "tune": (2, "DATA"),
+    "tune nowhere": (3, "nowhere"),
+    "tune flowers --trials 0": (2, "--trials", "greater than 0"),
+    "tune flowers --time 3x": (2, "--time", "'3x'"),
+    "tune flowers --epochs 0": (2, "--epochs", "greater than 0"),
+    "tune flowers --out file.txt": (2, "file.txt", "is a file"),
+    "tune flowers --out taken": (2, "taken", "not empty"),
     "resume": (2, "RUN"),
     "evaluate": (2, "CLASSIFIER"),
     "evaluate nothing": (4, "nothing does not exist"),
@@ -257,6 +264,13 @@ def test_missing_extra(in_zoo, tmp_path, capsys, monkeypatch):
     typed = f"train flowers --steps 2 --batch-size 4 --workers 0 --device cpu --tensorboard --out {tmp_path / 'run'}"
     assert main(typed.split()) == 5
     check(typed, 5, ["tensorboard", 'pip install "coatnet[tensorboard]"'], capsys.readouterr().err)
+
+
+def test_missing_optuna(in_zoo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert main(["tune", "flowers", "--out", str(tmp_path / "search")]) == 5
+    check("tune", 5, ["optuna", 'pip install "coatnet[tune]"'], capsys.readouterr().err)
+    assert not (tmp_path / "search").exists()
 
 
 def test_arguments_with_spaces_and_line_feeds_stay_in_one_line(in_zoo, capsys):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from coatnet.training.config import TrainConfig
     from coatnet.training.forecast import Forecast
     from coatnet.training.loop import Run
+    from coatnet.training.tune import Tuning
 
 MOST_CLASSES, WORST_CLASSES = 50, 20
 """Up to 50 classes are all listed, a screenful or two; of more, the worst 20."""
@@ -91,6 +92,18 @@ def show_forecast(expected: Forecast) -> None:
     }.items():
         _print(Text.assemble((f"{name}: ", "bold"), told))
     _print("Nothing was written; without --dry-run it is trained.")
+
+
+def show_tuning(tuning: Tuning) -> None:
+    """The trials, the best of them, and the command that trains with its settings."""
+    table = _table("trials, by validation accuracy", "trial", "accuracy", *tuning.best.settings)
+    for trial in sorted(tuning.trials, key=lambda trial: -trial.top1):
+        accuracy = _percent(trial.top1) + (" (ended early)" if trial.pruned else "")
+        table.add_row(str(trial.number), accuracy, *(f"{value:g}" for value in trial.settings.values()))
+    _print("", table)
+    if tuning.best.number == 0:
+        _print("", "Nothing was better than what the recipe chooses, which is trial 0.")
+    _print("", f"next        {printable(tuning.command)}")
 
 
 def show_run(run: Run) -> None:

@@ -18,7 +18,7 @@ from coatnet.training.memory import capacity, peak_memory
 from coatnet.training.signals import StopRequestedError, StopSignal
 from coatnet.training.start import measure, prepare
 
-REPORT_SECONDS = 5.0
+REPORT_SECONDS = 2.0
 """Writing the classifier, the plots and the report on two idle cores of a Xeon (benchmarks/forecast.md)."""
 
 

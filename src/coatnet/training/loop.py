@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,9 @@ from coatnet.training.signals import StopRequestedError, StopSignal
 from coatnet.training.start import prepare, stream_of
 from coatnet.training.trainer import Trainer
 
+Watch = Callable[[int, Evaluation], None]
+"""Told of each evaluation on the validation split, with the steps done; what it raises ends the run as it stands."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -50,9 +53,17 @@ class _Work:
     splits: Splits
     stream: TrainingStream
     stop: StopSignal
+    watch: Watch | None
 
 
-def train(config: TrainConfig, folder: Path | str | None = None, *, overwrite: bool = False, command: str = "") -> Run:
+def train(
+    config: TrainConfig,
+    folder: Path | str | None = None,
+    *,
+    overwrite: bool = False,
+    command: str = "",
+    watch: Watch | None = None,
+) -> Run:
     """Train from the start and write a run folder.
 
     Args:
@@ -60,6 +71,7 @@ def train(config: TrainConfig, folder: Path | str | None = None, *, overwrite: b
         folder: where to; must be empty or absent unless `overwrite`. Default: a new one below runs/.
         overwrite: remove the run that is there, once it is sure that the new one can start.
         command: what the user typed, for environment.json.
+        watch: told of each evaluation.
 
     Raises:
         ConfigError: the folder is not empty.
@@ -89,14 +101,15 @@ def train(config: TrainConfig, folder: Path | str | None = None, *, overwrite: b
             run_folder.make_empty()
             run_folder.write_start(config, splits, describe(device, command), initial)
         wait_for_all()
-        return _run(_Work(config, run_folder, splits, stream, stop))
+        return _run(_Work(config, run_folder, splits, stream, stop, watch))
 
 
-def resume(folder: Path | str) -> Run:
+def resume(folder: Path | str, *, watch: Watch | None = None) -> Run:
     """Go on with a run that stopped: the same steps as if it had not, bit for bit on the same machine.
 
     Args:
         folder: the run folder.
+        watch: told of each evaluation.
 
     Raises:
         ModelFileError: no run is there, or all its checkpoints are damaged.
@@ -112,7 +125,7 @@ def resume(folder: Path | str) -> Run:
                 stream = stream_of(config, splits)
         except StopRequestedError:
             raise Stopped("stopped before the first step", f"coatnet resume {folder}") from None
-        return _run(_Work(config, run_folder, splits, stream, stop))
+        return _run(_Work(config, run_folder, splits, stream, stop, watch))
 
 
 def _run(work: _Work) -> Run:
@@ -218,3 +231,5 @@ def _evaluate(work: _Work, trainer: Trainer, log: RunLog | SilentLog) -> None:
     unread = len(evaluation.unreadable)
     counted = f", {unread} of {evaluation.num_images} images cannot be read and count as wrong" if unread else ""
     log.say(f"step {step}: validation accuracy {evaluation.top1:.2%}, loss {evaluation.loss:.3f}{counted}")
+    if work.watch is not None:
+        work.watch(step, evaluation)
