@@ -127,8 +127,13 @@ def is_taken(folder: Path) -> bool:
     return folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / STARTING).exists())
 
 
+def default_name(data: str) -> str:
+    """What folders of this data are called."""
+    return Path(data).expanduser().resolve().stem or "run"
+
+
 def default_folder(data: str) -> Path:
     """A new folder below runs/, named after the data."""
-    base = Path("runs") / (Path(data).expanduser().resolve().stem or "run")
+    base = Path("runs") / default_name(data)
     names = itertools.chain([base], (base.with_name(f"{base.name}-{count}") for count in itertools.count(2)))
     return next(folder for folder in names if not is_taken(folder))
