@@ -161,7 +161,7 @@ def test_it_overfits_one_batch() -> None:
 
     trainer = Trainer(lay_over(plain, run={"steps": 150}), torch.device("cpu"))
     batch = next(_stream(plain, splits).batches(0, 1))
-    losses = [float(trainer.step(batch)) for _ in range(150)]
+    losses = [float(trainer.step([batch])) for _ in range(150)]
     assert losses[0] > 2
     assert losses[-1] < 0.1
 
@@ -176,7 +176,7 @@ def test_golden_steps() -> None:
 
     golden = config(precision="float32")
     trainer = Trainer(golden, torch.device("cpu"))
-    found = [float(trainer.step(batch)) for batch in _stream(golden, open_data(golden.data)).batches(0, 3)]
+    found = [float(trainer.step([batch])) for batch in _stream(golden, open_data(golden.data)).batches(0, 3)]
     assert found == pytest.approx(GOLDEN, rel=1e-4), [round(loss, 5) for loss in found]
 
 
