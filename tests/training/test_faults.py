@@ -187,9 +187,9 @@ def test_a_data_worker_that_is_killed_ends_the_run_and_not_the_work(tmp_path: Pa
     chosen = lay_over(config(steps=60, save_every=10, evaluate_every=20), data={"workers": 2})
     path, folder = stored(chosen, tmp_path / "config.json"), tmp_path / "run"
     process = start("train", path, folder)
-    wait_for(lambda: steps_told(folder) > 12)
+    wait_for(lambda: steps_told(folder) > 12, 300)
     os.kill(children(process.pid)[0], signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 7, said
     assert "A process that prepares images died at step" in said
     assert each(["resume", str(folder)], ["train", str(path), str(tmp_path / "whole")])[0] == [0, 0]

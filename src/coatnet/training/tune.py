@@ -101,14 +101,14 @@ def tune(
     """
     check_optuna()
     import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     short = _short(config)
     _claim(folder, short)
     started = time.monotonic()
-    journal = optuna.storages.journal
     path = str(folder / "trials.log")
-    backend = journal.JournalFileBackend(path, journal.JournalFileOpenLock(path, LOCK_SECONDS))
+    backend = JournalFileBackend(path, JournalFileOpenLock(path, LOCK_SECONDS))
     storage = optuna.storages.JournalStorage(backend)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED)
     study = optuna.create_study(
