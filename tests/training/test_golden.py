@@ -5,7 +5,7 @@ import torch
 
 from coatnet.data.sources import open_data
 from coatnet.model.config import CoAtNetConfig
-from coatnet.training.loop import _stream
+from coatnet.training.start import stream_of
 from coatnet.training.trainer import Trainer
 from training.test_loop import config
 
@@ -95,5 +95,5 @@ def test_the_loss_curve_is_the_one_of_before(layout: str) -> None:
     )
     golden = config(precision="float32", steps=20).replace(model=member)
     trainer = Trainer(golden, torch.device("cpu"))
-    found = [float(trainer.step([batch])) for batch in _stream(golden, open_data(golden.data)).batches(0, 20)]
+    found = [float(trainer.step([batch])) for batch in stream_of(golden, open_data(golden.data)).batches(0, 20)]
     assert found == pytest.approx(CURVES[layout], rel=1e-3), [round(loss, 5) for loss in found]
