@@ -93,8 +93,8 @@ def train(
         try:
             with stop.interruptible():
                 splits = open_data(config.data)
+                initial = initial_state(config) if config.initial else None  # first: it proves where it comes from
                 config, stream, _ = prepare(config, device, splits)
-                initial = initial_state(config) if config.initial else None
         except StopRequestedError:
             raise Stopped("stopped before the first step", "nothing was written; start it again") from None
         if is_main():

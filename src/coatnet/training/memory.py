@@ -12,7 +12,9 @@ from torch import Tensor
 
 from coatnet.data.cache import free_memory
 from coatnet.errors import ResourceError
+from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import create_model
+from coatnet.model.size import model_size
 from coatnet.ranks import is_joined, local_world_size, world_size
 from coatnet.training.config import TrainConfig
 from coatnet.training.machine import choose_precision
@@ -25,6 +27,8 @@ DEVICE_SHARE = 0.9
 BACKWARD_SHARE = 0.4
 """What the backward pass holds at its peak beside the saved maps, as a share of them: gradients of the maps that it is
 at, workspaces of convolutions (measured, benchmarks/forecast.md)."""
+_STATE_BYTES = 16
+"""Of a parameter: weight, gradient and AdamW's two moments in float32."""
 # Images of two trials, whose difference tells what grows from what does not; batch norms need two.
 _TRIED = 2, 4
 
@@ -92,8 +96,16 @@ def fit(config: TrainConfig, device: torch.device, free: int | None = None) -> T
     Raises:
         ResourceError: they do not fit; the hint names what would.
     """
-    need = step_memory(config, device)
     free = available(device) if free is None else free
+    if isinstance(config.model, CoAtNetConfig):  # counted before a network of that size is built
+        weights = _STATE_BYTES * model_size(config.model).parameters
+        if weights > free:
+            raise ResourceError(
+                f"weights, gradients and moments need {gigabytes(weights)} of memory, "
+                f"and a step may take {gigabytes(free)} of what is free on {device.type}",
+                "take a smaller --model, or a machine with more memory",
+            )
+    need = step_memory(config, device)
     batch, asked = config.run.batch_size, config.run.accumulate
     processes = world_size()
     fitting = next((parts for parts in _cuts(batch // processes) if need.of(batch // processes // parts) <= free), None)
