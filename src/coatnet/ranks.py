@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from coatnet.errors import ResourceError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 Value = TypeVar("Value")
+_CLOSED = re.compile(r"Connection (closed|reset) by peer|Broken pipe")
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others: they may still evaluate or write. A process that dies is seen at once."""
 
@@ -43,7 +47,11 @@ def is_main() -> bool:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Join the processes that torchrun started, and leave them at the end; nothing is done for one process."""
+    """Join the processes that torchrun started, and leave them at the end; nothing is done for one process.
+
+    Raises:
+        ResourceError: one of the others is gone.
+    """
     if world_size() == 1:
         yield
         return
@@ -53,6 +61,13 @@ def joined() -> Iterator[None]:
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     try:
         yield
+    except RuntimeError as error:
+        # NCCL has a type of error for it, gloo only the words of the socket.
+        if not isinstance(error, torch.distributed.DistError) and not _CLOSED.search(str(error)):
+            raise
+        raise ResourceError(
+            "another process of this run is gone", "see what it said, then start them all again with coatnet resume"
+        ) from error
     finally:
         torch.distributed.destroy_process_group()
 

@@ -59,6 +59,31 @@ def test_help_of_train_lists_every_field_with_its_docstring(config, capsys, monk
     assert "--path" not in text
 
 
+# --- look before you run ---------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_tells_steps_time_and_memory_and_writes_nothing(image_folder, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    pace = ("--steps", 7, "--batch", "auto", "--workers", 0, "--device", "cpu")
+    text = run(capsys, "train", image_folder, "--dry-run", "--model", "coatnet_mini_32", *pace)
+    assert "model: coatnet_mini_32" in text
+    assert re.search(r"steps: 7 of 64 images, [\d.]+ epochs", text)
+    assert re.search(r"time: about \d+ (s|min): [\d.]+ s a step, \d+ evaluations of", text)
+    assert re.search(r"memory: \d+\.\d\d GB of \d+\.\d\d GB on cpu", text)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_tune_ends_with_a_command_that_trains_so(image_folder, capsys, tmp_path):
+    pytest.importorskip("optuna")
+    words = ("tune", image_folder, "--model", "coatnet_mini_32", "--trials", 1, "--epochs", 3, "--device", "cpu")
+    text = run(capsys, *words, "--out", tmp_path / "search")
+    assert f"next        coatnet train {image_folder} --model coatnet_mini_32 --epochs 3.0 --device cpu\n" in text
+    found = json.loads(run(capsys, *words, "--out", tmp_path / "search", "--json"))
+    assert (found["best"], len(found["trials"])) == (0, 1)
+    assert 0 <= found["trials"][0]["top1"] <= 1
+
+
 # --- models ----------------------------------------------------------------------------------------------------------
 
 

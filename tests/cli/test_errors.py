@@ -16,7 +16,7 @@ from coatnet.cli.errors import exit_code, tell
 # What was typed -> exit code and words that the message or the hint must hold. Nothing of this needs torch.
 WITHOUT_TORCH = {
     "traim": (2, "'traim'", "coatnet train"),
-    "xyzzy": (2, "'xyzzy'", "models, scan, train, resume, evaluate, pack, predict"),
+    "xyzzy": (2, "'xyzzy'", "models, scan, train, tune, resume, evaluate, pack, predict"),
     "--verbos": (2, "--verbos"),
     "models --jsn": (2, "--jsn", "--json"),
     "models now": (2, "now"),
@@ -86,6 +86,9 @@ WITHOUT_TORCH = {
     "train flowers --patience 0": (2, "--patience", "greater than 0"),
     "train nowhere --init tiny": (3, "nowhere"),
     "train flowers --resume": (2, "--resume", "--out"),
+    "train flowers --dry-run --overwrite --out new": (2, "--dry-run and --overwrite", "one of them"),
+    "train flowers --batch auto --accumulate 2": (2, "--batch auto", "--accumulate"),
+    "train flowers --batch automatic": (2, "--batch", "automatic"),
     "train flowers --out taken": (2, "taken", "not empty"),
     "train flowers --out taken --resume": (2, "taken", "not empty"),
     "train flowers --out taken --overwrite": (2, "taken", "not empty"),
@@ -114,6 +117,13 @@ WITHOUT_TORCH = {
     "train empty.csv": (3, "empty.csv", "no rows"),
     "train split.csv": (3, "trian"),
     "train binary.csv": (3, "binary.csv", "UTF-8"),
+    "tune": (2, "DATA"),
+    "tune nowhere": (3, "nowhere"),
+    "tune flowers --trials 0": (2, "--trials", "greater than 0"),
+    "tune flowers --time 3x": (2, "--time", "'3x'"),
+    "tune flowers --epochs 0": (2, "--epochs", "greater than 0"),
+    "tune flowers --out file.txt": (2, "file.txt", "is a file"),
+    "tune flowers --out taken": (2, "taken", "not empty"),
     "resume": (2, "RUN"),
     "evaluate": (2, "CLASSIFIER"),
     "evaluate nothing": (4, "nothing does not exist"),
@@ -148,6 +158,7 @@ WITH_TORCH = {
     "train flowers --init damaged_model --steps 1": (4, "damaged_model/model.safetensors"),
     "evaluate tiny flowers --image-size 16": (2, "16", "32"),
     "predict tiny images/whole.png --image-size 32x4000": (2, "4000", "2048"),
+    "train flowers --batch 1048576 --device cpu --out new": (7, "1048576 images", "would fit", "--batch auto"),
     "resume nothing": (4, "nothing"),
     "resume empty": (4, "empty"),
     "resume damaged_run": (4, "damaged_run/config.json"),
@@ -253,6 +264,13 @@ def test_missing_extra(in_zoo, tmp_path, capsys, monkeypatch):
     typed = f"train flowers --steps 2 --batch-size 4 --workers 0 --device cpu --tensorboard --out {tmp_path / 'run'}"
     assert main(typed.split()) == 5
     check(typed, 5, ["tensorboard", 'pip install "coatnet[tensorboard]"'], capsys.readouterr().err)
+
+
+def test_missing_optuna(in_zoo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert main(["tune", "flowers", "--out", str(tmp_path / "search")]) == 5
+    check("tune", 5, ["optuna", 'pip install "coatnet[tune]"'], capsys.readouterr().err)
+    assert not (tmp_path / "search").exists()
 
 
 def test_arguments_with_spaces_and_line_feeds_stay_in_one_line(in_zoo, capsys):

@@ -1,6 +1,8 @@
 """Training batches are a function of (seed, step) whatever prepares them; evaluation sees every image once."""
 
 import io
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -161,6 +163,20 @@ def test_a_killed_worker_is_an_error_and_not_a_hang():
     multiprocessing.active_children()[0].kill()
     with pytest.raises(ResourceError, match=r"died at step \d+ \(exit code -9\)"):
         list(batches)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are there on Linux only")
+def test_a_worker_that_hangs_is_an_error_and_gone(monkeypatch):
+    import multiprocessing
+
+    batches = stream(sample_source(), MUCH, 1).batches(0, 10_000)
+    next(batches)
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGSTOP)
+    monkeypatch.setattr("coatnet.data.workers._TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("coatnet.data.workers._GOODBYE_SECONDS", 0.1)
+    with pytest.raises(ResourceError, match=r"has not answered for 0.5 s, at step \d+"):
+        list(batches)
+    assert not multiprocessing.active_children()
 
 
 def test_workers_end_with_the_stream():

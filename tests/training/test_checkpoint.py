@@ -1,5 +1,11 @@
-import errno
+import itertools
 import os
+import random
+import resource
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +19,7 @@ from coatnet.training.checkpoint import TrainingState, load_newest, save_checkpo
 from coatnet.training.config import OptimizerConfig
 from coatnet.training.optimizer import create_ema, create_optimizer
 
+CRASHED = 9
 CONFIG = CoAtNetConfig.from_layout("CCTT", (2, 1, 1, 1, 1), (8, 8, 32, 32, 32), image_size=32, num_classes=4)
 
 
@@ -95,50 +102,121 @@ def test_without_any_whole_checkpoint_nothing_is_loaded(tmp_path: Path) -> None:
     assert load_newest(fresh_state(1), tmp_path / "nothing") == []
 
 
-CALLS = ["save_file", "_sync", "_sha256"]
+def crash_before(event: int, folder: Path) -> None:
+    """End this process before it changes anything in `folder` for the `event`-th time, as a power cut would."""
+    seen = 0
+
+    def look(name: str, place: object) -> None:
+        nonlocal seen
+        if name.startswith(("open", "os.", "save", "fsync")) and str(folder) in str(place):
+            seen += 1
+            if seen > event:
+                os._exit(CRASHED)
+
+    def audited(name: str, arguments: tuple[object, ...]) -> None:
+        if arguments and name not in ("os.listdir", "os.scandir"):
+            look(name, arguments[0])
+
+    real_save, real_sync = checkpoint.save_tensors, os.fsync
+
+    def save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        look("save", path)  # no audit event: the file is opened by safetensors itself
+        real_save(tensors, path)
+
+    def sync(descriptor: int) -> None:
+        look("fsync", Path(f"/proc/self/fd/{descriptor}").readlink() if sys.platform == "linux" else folder)
+        real_sync(descriptor)
+
+    sys.addaudithook(audited)
+    checkpoint.save_tensors, os.fsync = save, sync
 
 
-@pytest.mark.parametrize("place", [(name, number) for name in CALLS for number in range(3)])
-def test_a_crash_within_a_save_leaves_the_older_one(
-    tmp_path: Path, place: tuple[str, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="crashes in a forked process")
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_crash_at_any_point_of_a_save_leaves_a_whole_checkpoint(tmp_path: Path, keep: int) -> None:
     state = fresh_state(0)
-    advance(state)
-    save_checkpoint(state, tmp_path, keep=1)
+    for _ in range(keep):
+        advance(state)
+        save_checkpoint(state, tmp_path / "before", keep)
     older = everything(state)
     advance(state)
-    name, number = place
-    real, calls = getattr(checkpoint, name), []
+    newer = everything(state)
+    for event in itertools.count():
+        folder = tmp_path / f"crash{event}"
+        shutil.copytree(tmp_path / "before", folder)
+        child = os.fork()
+        if not child:
+            crash_before(event, folder)
+            save_checkpoint(state, folder, keep)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        loaded = fresh_state(1)
+        assert load_newest(loaded, folder) == []
+        assert loaded.step in (keep, keep + 1)
+        assert_same(everything(loaded), older if loaded.step == keep else newer)
+        save_checkpoint(state, folder, keep)  # what the crash left does not stand in the way
+        load_newest(loaded, folder)
+        assert_same(everything(loaded), newer)
+        if code != CRASHED:
+            break
+    assert code == 0
+    print(f"{event} points")
+    assert event > 25  # each file is written, synced and read again, folders are synced, the oldest is removed
 
-    def crash(*arguments: object) -> object:
-        calls.append(name)
-        if len(calls) > number:
-            raise KeyboardInterrupt  # as abrupt as an exception can be: no clean-up of ours catches it
-        return real(*arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoint, name, crash)
-        save_checkpoint(state, tmp_path, keep=1)
-    loaded = fresh_state(1)
-    load_newest(loaded, tmp_path)
-    assert_same(everything(loaded), older)
-    save_checkpoint(state, tmp_path, keep=1)  # what the crash left does not stand in the way
-    load_newest(loaded, tmp_path)
-    assert loaded.step == 2
+@pytest.mark.parametrize("count", [50, pytest.param(500, marks=pytest.mark.slow)])
+def test_random_damage_is_never_loaded(tmp_path: Path, count: int) -> None:
+    state, draws = fresh_state(0), random.Random(0)
+    advance(state)
+    save_checkpoint(state, tmp_path, keep=2)
+    older = everything(state)
+    advance(state)
+    newest = save_checkpoint(state, tmp_path, keep=2)
+    for _ in range(count):
+        path = draws.choice(sorted(newest.iterdir()))
+        data = path.read_bytes()
+        place = draws.randrange(len(data))
+        flipped = data[:place] + bytes([data[place] ^ 1 << draws.randrange(8)]) + data[place + 1 :]
+        path.write_bytes(flipped if draws.random() < 0.5 else data[:place])
+        loaded = fresh_state(1)
+        assert load_newest(loaded, tmp_path) == [f"{newest} is damaged and was passed over"]
+        assert_same(everything(loaded), older)
+        path.write_bytes(data)
+    assert load_newest(fresh_state(1), tmp_path) == []
 
 
-def test_a_full_disk_is_named_and_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_newer_one_does_not_push_out_the_one_just_saved(tmp_path: Path) -> None:
     state = fresh_state(0)
     advance(state)
-    save_checkpoint(state, tmp_path / "checkpoints", keep=1)
+    (tmp_path / "step-000000009").mkdir()
+    save_checkpoint(state, tmp_path, keep=1)
+    loaded = fresh_state(1)
+    load_newest(loaded, tmp_path)
+    assert loaded.step == 1
+
+
+@contextmanager
+def no_file_above(size: int) -> Iterator[None]:
+    """As on a disk with so much room."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_named_and_leaves_the_older_one(tmp_path: Path) -> None:
+    state = fresh_state(0)
     advance(state)
-
-    def no_space(*arguments: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch, pytest.raises(ResourceError) as caught:
-        patch.setattr(checkpoint, "save_file", no_space)
-        save_checkpoint(state, tmp_path / "checkpoints", keep=1)
-    assert "step-000000002: No space left on device" in caught.value.message
-    assert caught.value.exit_code == 7
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000001"]
+    older = save_checkpoint(state, tmp_path / "checkpoints", keep=1)
+    sizes = sorted(path.stat().st_size for path in older.iterdir())
+    advance(state)
+    for share in range(20):
+        size = sizes[0] + (sizes[-1] - sizes[0]) * share // 20
+        with pytest.raises(ResourceError) as caught, no_file_above(size - 1):
+            save_checkpoint(state, tmp_path / "checkpoints", keep=1)
+        assert "step-000000002: File too large" in caught.value.message
+        assert caught.value.exit_code == 7
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000001"]
+        assert load_newest(fresh_state(1), tmp_path / "checkpoints") == []

@@ -157,10 +157,10 @@ def test_it_overfits_one_batch() -> None:
         optimizer={"ema": 0.0, "learning_rate": 0.01},
     )
     plain = plain.replace(model=TINY.replace(stochastic_depth=0.0))
-    from coatnet.training.loop import _stream
+    from coatnet.training.start import stream_of
 
     trainer = Trainer(lay_over(plain, run={"steps": 150}), torch.device("cpu"))
-    batch = next(_stream(plain, splits).batches(0, 1))
+    batch = next(stream_of(plain, splits).batches(0, 1))
     losses = [float(trainer.step([batch])) for _ in range(150)]
     assert losses[0] > 2
     assert losses[-1] < 0.1
@@ -172,11 +172,11 @@ GOLDEN = (2.86226, 2.51846, 2.34649)
 
 
 def test_golden_steps() -> None:
-    from coatnet.training.loop import _stream
+    from coatnet.training.start import stream_of
 
     golden = config(precision="float32")
     trainer = Trainer(golden, torch.device("cpu"))
-    found = [float(trainer.step([batch])) for batch in _stream(golden, open_data(golden.data)).batches(0, 3)]
+    found = [float(trainer.step([batch])) for batch in stream_of(golden, open_data(golden.data)).batches(0, 3)]
     assert found == pytest.approx(GOLDEN, rel=1e-4), [round(loss, 5) for loss in found]
 
 

@@ -1,5 +1,6 @@
 """Several processes take the steps of one, and score every image once."""
 
+import io
 import json
 import os
 import subprocess
@@ -9,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from coatnet.data.augmentation import AugmentationConfig
 from coatnet.data.loader import TrainingStream
 from coatnet.data.preprocess import Preprocess
+from coatnet.data.samples import BytesSource
 from coatnet.data.sources import DataConfig, open_data
 from coatnet.errors import ConfigError
 from coatnet.training.config import RunConfig, lay_over
@@ -128,6 +131,30 @@ def test_the_shares_of_processes_make_the_batch():
         parts = [batch.images for share in shares for batch in share if batch.step == step + 2]
         assert np.array_equal(np.concatenate(parts), whole[step])
     assert sorted(batch.place for share in shares for batch in share) == list(range(8, 20))
+
+
+def test_every_sample_once_an_epoch_while_the_number_of_processes_changes():
+    files = [np.full((8, 8, 3), index, np.uint8) for index in range(60)]
+    source = BytesSource(
+        ["a", "b"], np.arange(60) % 2, [f"{index}" for index in range(60)], [png(one) for one in files]
+    )
+    drawn = []
+    for first, last, count in ((0, 3, 2), (3, 4, 1), (4, 10, 2)):  # 10 steps of 12 are two epochs of 60
+        for rank in range(count):
+            settings = {"seed": 3, "batch_size": 12, "workers": 0, "parts": count, "own": (rank,)}
+            stream = TrainingStream(source, Preprocess(image_size=32), AugmentationConfig(), **settings)
+            drawn += [
+                (batch.step // 5, int(image[16, 16, 0]))
+                for batch in stream.batches(first, last)
+                for image in batch.images
+            ]
+    assert sorted(drawn) == [(epoch, index) for epoch in range(2) for index in range(60)]
+
+
+def png(image_HWC: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image_HWC).save(file, "PNG")
+    return file.getvalue()
 
 
 def test_a_batch_that_cannot_be_cut_is_refused():

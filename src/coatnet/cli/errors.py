@@ -101,7 +101,8 @@ def _unknown_verb(word: str) -> tuple[str, str]:
 def _flag_problem(error: ValidationError, argv: list[str]) -> str:
     """The first problem of a config made from flags, in the words of the command line."""
     problem = error.errors(include_url=False)[0]
-    names = [part for part in problem["loc"] if isinstance(part, str)]
+    # A tag of a union, such as constrained-int, is no flag.
+    names = [part for part in problem["loc"] if isinstance(part, str) and part.isidentifier()]
     if problem["type"] != "value_error":
         flag = f"--{names[-1].replace('_', '-')}: " if names else ""
         return f"{flag}{problem['msg']}, got {problem['input']!r:.60}"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
-from pydantic import PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from coatnet.data.augmentation import AugmentationConfig
 from coatnet.data.sources import DataConfig, open_data, stored_path
@@ -48,11 +48,17 @@ class AugmentationFlags(AugmentationConfig):
         return ",".join(value) if isinstance(value, list) else value
 
 
+_AUTO_BATCH = "auto: the recipe's batch, in micro-batches that fit into memory, found once and stored."
+
+
 class RunFlags(RunConfig):
     """RunConfig; the batch size, which the recipe chooses, has a short name."""
 
     time: Annotated[float | None, Parameter(metavar="DURATION")] = _same(RunConfig, "time")
-    batch_size: Annotated[PositiveInt, Parameter(alias="--batch", show_default=False)] = _same(RunConfig, "batch_size")
+    batch_size: Annotated[PositiveInt | Literal["auto"], Parameter(alias="--batch", show_default=False)] = Field(  # type: ignore[assignment]
+        64, description=f"{_same(RunConfig, 'batch_size').description} {_AUTO_BATCH}"
+    )
+    accumulate: PositiveInt = _same(RunConfig, "accumulate")
 
 
 class ModelFlags(Frozen):
@@ -83,6 +89,19 @@ def given(flags: Frozen | None) -> dict[str, Any]:
     if flags is None:
         return {}
     return {name: getattr(flags, name) for name in type(flags).model_fields if name in flags.model_fields_set}
+
+
+def run_settings(run: dict[str, Any]) -> dict[str, Any]:
+    """Fields of RunConfig from flags: --batch auto leaves the batch to the recipe, and micro-batches to the memory.
+
+    Raises:
+        ConfigError: --batch auto with --accumulate.
+    """
+    if run.get("batch_size") != "auto":
+        return run
+    if "accumulate" in run:
+        raise ConfigError("--batch auto finds --accumulate itself", "leave one of them out")
+    return {**{name: value for name, value in run.items() if name != "batch_size"}, "accumulate": "auto"}
 
 
 class Asked(Frozen):

@@ -51,14 +51,14 @@ def choose_folder(data: str, out: Path | None, resume: bool, overwrite: bool) ->
 
 
 def check_unchanged(folder: Path, data: str, flags: dict[str, dict[str, Any]], asked_for: Asked) -> None:
-    """A run goes on as it began: flags may repeat its settings, not change them. A length in epochs or time was
-    turned into steps then, and is not compared.
+    """A run goes on as it began: flags may repeat its settings, not change them. What was open then, a length
+    in epochs or time and --batch auto, was settled, and is not compared.
 
     Raises:
         ConfigError: a flag says otherwise.
     """
     stored = RunFolder(folder).read_config()
-    run = {name: value for name, value in flags["run"].items() if name not in ("epochs", "time")}
+    run = {name: value for name, value in flags["run"].items() if name not in ("epochs", "time") and value != "auto"}
     asked = lay_over(stored, **{**flags, "run": run, "data": {**flags["data"], "path": stored_path(data)}})
     hint = "a run goes on as it began: leave it out, or start a new run"
     for part in flags:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from coatnet.evaluation.metrics import Evaluation
     from coatnet.training.compare import Comparison
     from coatnet.training.config import TrainConfig
+    from coatnet.training.forecast import Forecast
     from coatnet.training.loop import Run
+    from coatnet.training.tune import Tuning
 
 MOST_CLASSES, WORST_CLASSES = 50, 20
 """Up to 50 classes are all listed, a screenful or two; of more, the worst 20."""
@@ -75,6 +77,34 @@ def show_choices(config: TrainConfig, folder: Path) -> None:
         name, _, reason = choice.partition(": ")
         _print(Text.assemble((f"{name}: ", "bold") if reason else name, reason))
     _print(Text.assemble(("folder: ", "bold"), printable(str(folder))))
+
+
+def show_forecast(expected: Forecast) -> None:
+    """What a run would take."""
+    run, pace = expected.config.run, expected.pace
+    assert run.steps
+    epochs = run.steps * run.batch_size / expected.num_images
+    parts = f" in {run.accumulate} micro-batches" if run.accumulate != 1 else ""
+    for name, told in {
+        "steps": f"{run.steps:,} of {run.batch_size} images{parts}, {epochs:.1f} epochs",
+        "time": f"about {_duration(expected.seconds)}: {pace.step:.3f} s a step, {expected.evaluations} evaluations of "
+        f"{pace.evaluation:.1f} s, {pace.final:.1f} s for the final score",
+        "memory": f"{expected.memory / 1e9:.2f} GB of {expected.capacity / 1e9:.2f} GB on {expected.device}",
+    }.items():
+        _print(Text.assemble((f"{name}: ", "bold"), told))
+    _print("Nothing was written; without --dry-run it is trained.")
+
+
+def show_tuning(tuning: Tuning) -> None:
+    """The trials, the best of them, and the command that trains with its settings."""
+    table = _table("trials, by validation accuracy", "trial", "accuracy", *tuning.best.settings)
+    for trial in sorted(tuning.trials, key=lambda trial: -trial.top1):
+        accuracy = _percent(trial.top1) + (" (ended early)" if trial.pruned else "")
+        table.add_row(str(trial.number), accuracy, *(f"{value:g}" for value in trial.settings.values()))
+    _print("", table)
+    if tuning.best.number == 0:
+        _print("", "Nothing was better than what the recipe chooses, which is trial 0.")
+    _print("", f"next        {printable(tuning.command)}")
 
 
 def show_run(run: Run) -> None:
@@ -242,6 +272,13 @@ def _print(*lines: str | Text | Table) -> None:
     for line in lines:
         # A path or a command must stay one line, to be copied; only tables fit themselves to the terminal.
         console.print(line, markup=False, highlight=False, soft_wrap=not isinstance(line, Table))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _percent(fraction: float) -> str:

@@ -20,7 +20,9 @@ from coatnet.cli.flags import (
     RunGroup,
     build_config,
     given,
+    run_settings,
 )
+from coatnet.errors import ConfigError
 from coatnet.ranks import is_main
 from coatnet.training.folder import RunFolder
 
@@ -32,6 +34,7 @@ def train(  # noqa: PLR0913 (flags)
     out: Path | None = None,
     resume: Annotated[bool, Parameter(negative=())] = False,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
     asked_flags: AskedGroup = None,
     run_flags: RunGroup = None,
     data_flags: DataGroup = None,
@@ -47,9 +50,15 @@ def train(  # noqa: PLR0913 (flags)
         out: folder of the run; default: runs/ and the name of the data, with a number if that is taken.
         resume: go on with the run in --out; start it if there is none.
         overwrite: remove the run in --out first.
+        dry_run: say what would be trained, and from a few timed steps how long it takes and how much memory; write
+            nothing.
     """
+    if dry_run and (resume or overwrite):
+        raise ConfigError(
+            f"--dry-run and --{'resume' if resume else 'overwrite'} exclude each other", "give one of them"
+        )
     flags = {
-        "run": given(run_flags),
+        "run": run_settings(given(run_flags)),
         "data": given(data_flags),
         "model": given(model_flags),
         "optimizer": given(optimizer_flags),
@@ -64,7 +73,14 @@ def train(  # noqa: PLR0913 (flags)
         config = build_config(data, flags, asked)
         if is_main():
             tables.show_choices(config, folder)
-    from coatnet.training import loop  # imports torch: only when all that was typed is right
+    if dry_run:
+        from coatnet.training.forecast import forecast  # imports torch: only when all that was typed is right
+
+        expected = forecast(config)
+        if is_main():
+            tables.show_forecast(expected)
+        return
+    from coatnet.training import loop
 
     command = shlex.join(["coatnet", *sys.argv[1:]])
     run = loop.resume(folder) if goes_on else loop.train(config, folder, overwrite=overwrite, command=command)

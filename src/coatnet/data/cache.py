@@ -95,7 +95,7 @@ def decode_all(
 def default_budget() -> int:
     """How many bytes decoded images may take: a quarter of the memory that is free, and at most 4 GiB; processes of one
     run share it."""
-    return min(_MOST, int(_SHARE_OF_FREE * _free_memory()) // local_world_size())
+    return min(_MOST, int(_SHARE_OF_FREE * free_memory()) // local_world_size())
 
 
 def _num_bytes(image: NDArray[np.uint8] | ImageError) -> int:
@@ -119,7 +119,7 @@ def _flattened(images: list[NDArray[np.uint8] | ImageError]) -> DecodedImages:
     return DecodedImages(pixels, offsets, shapes, errors)
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     """Bytes that can be used without swapping, within the limit of the container where there is one."""
     free = [1 << 30]  # where the system does not say
     meminfo = Path("/proc/meminfo")

@@ -6,7 +6,6 @@ sync the parent, and only then remove older ones. A folder counts only if its ma
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
@@ -19,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from coatnet.errors import ModelFileError, ResourceError
+from coatnet.errors import ModelFileError
+from coatnet.model.tensors import save_tensors
+from coatnet.training.disk import room_for
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d{9})")
@@ -44,6 +45,8 @@ class TrainingState:
     """Validation loss of that evaluation."""
     stale: int = 0
     """Evaluations since that one."""
+    evaluated: int = 0
+    """Step of the last evaluation."""
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     """The averaged network's of that evaluation, on the CPU; kept only if the run may end early."""
     seconds: float = 0.0
@@ -64,25 +67,22 @@ def save_checkpoint(state: TrainingState, folder: Path, keep: int) -> Path:
         ResourceError: the disk is full; older checkpoints are untouched.
     """
     target = folder / f"step-{state.step:09d}"
-    if target.exists() and _is_whole(target):
+    if _is_whole(target):
         return target
     fresh = folder / f"{target.name}.tmp"
-    try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(target, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        _write(state, fresh)
-        fresh.rename(target)
-        _sync(folder)
-    except OSError as error:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    with room_for(f"the checkpoint {target}", folder.parent):
+        try:
+            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(target, ignore_errors=True)
+            fresh.mkdir(parents=True)
+            _write(state, fresh)
+            fresh.rename(target)
+            _sync(folder)
+        except OSError:
+            shutil.rmtree(fresh, ignore_errors=True)
             raise
-        raise ResourceError(
-            f"no room for the checkpoint {target}: {error.strerror}",
-            f"free some space, then: coatnet resume {folder.parent}",
-        ) from None
-    for old in list(_newest_first(folder))[keep:]:
+    # A newer one is damaged, else the run had gone on from it: it must not count as one of those that stay.
+    for old in [path for path in _newest_first(folder) if path <= target][keep:]:
         shutil.rmtree(old)
     return target
 
@@ -120,13 +120,13 @@ def _write(state: TrainingState, folder: Path) -> None:
     if state.best_weights:
         files["best.safetensors"] = state.best_weights
     for name, tensors in files.items():
-        # Contiguous, because safetensors keeps no strides.
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, folder / name)
+        save_tensors(tensors, folder / name)
     numbers = {
         "step": state.step,
         "best": state.best,
         "best_loss": state.best_loss,
         "stale": state.stale,
+        "evaluated": state.evaluated,
         "seconds": state.seconds,
         "losses": [float(loss) for loss in state.losses],
         "optimizer": scalars,
@@ -149,7 +149,7 @@ def _read(state: TrainingState, folder: Path) -> None:
     _unflatten(state.optimizer, load_file(folder / "optimizer.safetensors"), numbers["optimizer"])
     best = folder / "best.safetensors"
     state.best_weights = load_file(best) if best.exists() else {}
-    for name in ("step", "best", "best_loss", "stale", "seconds"):
+    for name in ("step", "best", "best_loss", "stale", "evaluated", "seconds"):
         setattr(state, name, numbers[name])
     device = next(state.model.parameters()).device
     state.losses = [torch.tensor(loss, device=device) for loss in numbers["losses"]]

@@ -86,9 +86,9 @@ class RunConfig(Frozen):
     """Length of the run as 90s, 30m or 2h; turned into steps from some timed ones when the run starts."""
     batch_size: PositiveInt = 64
     """Images per step."""
-    accumulate: PositiveInt = 1
+    accumulate: PositiveInt | Literal["auto"] = 1
     """Micro-batches that each process computes one after another for a step: for batches that do not fit into memory.
-    The batch of the step stays what it is."""
+    The batch of the step stays what it is. auto: as few as fit, found once when the run starts."""
     seed: int = Field(0, ge=0)
     """Of the first weights, the order of images, augmentation and stochastic depth."""
     device: str = "auto"

@@ -16,9 +16,14 @@ from coatnet.data.splitting import stored_split
 from coatnet.errors import ConfigError, ModelFileError
 from coatnet.frozen import explain
 from coatnet.training.config import TrainConfig
+from coatnet.training.disk import room_for
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+STARTING = ".starting"
+"""File in a run folder from its making until config.json is there: a kill in between leaves no run and no obstacle."""
 
 
 class RunFolder:
@@ -53,19 +58,34 @@ class RunFolder:
             raise ConfigError(f"{self.path} is not empty", hint if self.exists() else "choose another folder")
 
     def make_empty(self) -> None:
-        """Make the folder, and remove the run that is in it."""
-        if self.exists():
-            shutil.rmtree(self.path)
+        """Make the folder, and remove the run that is in it, or what a start that was killed left of one."""
         self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / STARTING).touch()
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != STARTING:
+                entry.unlink()
 
     def exists(self) -> bool:
         """Whether a run was started here."""
-        return self.config.is_file()
+        return self.config.is_file() and not (self.path / STARTING).exists()
 
     def write_start(
         self, config: TrainConfig, splits: Splits, environment: dict[str, Any], initial: Mapping[str, Tensor] | None
     ) -> None:
-        """Store what a resumed run needs; config.json last, for it makes the folder a run."""
+        """Store what a resumed run needs; config.json last, for it makes the folder a run.
+
+        Raises:
+            ResourceError: the disk is full.
+        """
+        with room_for(f"a new run in {self.path}", self.path):
+            self._write_start(config, splits, environment, initial)
+        (self.path / STARTING).unlink()
+
+    def _write_start(
+        self, config: TrainConfig, splits: Splits, environment: dict[str, Any], initial: Mapping[str, Tensor] | None
+    ) -> None:
         if initial is not None:
             from coatnet.model.tensors import save_tensors
 
@@ -103,12 +123,17 @@ class RunFolder:
 
 
 def is_taken(folder: Path) -> bool:
-    """Whether something is there."""
-    return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    """Whether something is there, other than what a start that was killed left."""
+    return folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / STARTING).exists())
+
+
+def default_name(data: str) -> str:
+    """What folders of this data are called."""
+    return Path(data).expanduser().resolve().stem or "run"
 
 
 def default_folder(data: str) -> Path:
     """A new folder below runs/, named after the data."""
-    base = Path("runs") / (Path(data).expanduser().resolve().stem or "run")
+    base = Path("runs") / default_name(data)
     names = itertools.chain([base], (base.with_name(f"{base.name}-{count}") for count in itertools.count(2)))
     return next(folder for folder in names if not is_taken(folder))

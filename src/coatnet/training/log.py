@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from coatnet.errors import MissingPartError
+from coatnet.training.checkpoint import TrainingState
+from coatnet.training.disk import room_for
 
 PLAIN_INTERVAL = 10.0
 """Seconds between lines where there is no terminal: often enough to see life, seldom enough for a log file."""
@@ -54,17 +56,18 @@ class RunLog:
     Args:
         folder: the run folder.
         num_steps: length of the run.
-        step: steps done already; later lines in metrics.jsonl are cut, they will be made again.
+        done: what the run comes from; lines of later steps and evaluations are cut, they will be made again.
         tensorboard: write TensorBoard files too.
 
     Raises:
         MissingPartError: TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, folder: Path, num_steps: int, step: int, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, num_steps: int, done: TrainingState, tensorboard: bool) -> None:
         self.path = folder / "metrics.jsonl"
         self.num_steps = num_steps
-        self._cut_after(step)
+        step = done.step
+        self._cut_after(step, done.evaluated)
         self._writer = _tensorboard_writer(folder / "tensorboard", step) if tensorboard else None
         self._console = Console(stderr=True)
         self._progress: Progress | None = None
@@ -92,8 +95,9 @@ class RunLog:
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl; `line` holds "step"."""
-        self._file.write(json.dumps(dict(line)) + "\n")
-        self._file.flush()
+        with room_for(f"a line of {self.path}", self.path.parent):
+            self._file.write(json.dumps(dict(line)) + "\n")
+            self._file.flush()
         if self._writer:
             split = line.get("evaluation", "train")
             for name, value in line.items():
@@ -129,12 +133,12 @@ class RunLog:
         seconds = (time.monotonic() - self._started) / done * (self.num_steps - step)
         return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
-    def _cut_after(self, step: int) -> None:
+    def _cut_after(self, step: int, evaluated: int) -> None:
         """Drop lines of steps that will be done again, and a line that a crash left half written."""
         if not self.path.exists():
             return
         lines = read_metrics(self.path)
-        kept = [line for line in lines if line["step"] <= step]
+        kept = [line for line in lines if line["step"] <= (evaluated if "evaluation" in line else step)]
         fresh = self.path.with_suffix(".tmp")
         fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         fresh.replace(self.path)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,18 +21,16 @@ from coatnet.training.checkpoint import load_newest, save_checkpoint
 from coatnet.training.config import TrainConfig
 from coatnet.training.folder import RunFolder, default_folder
 from coatnet.training.initial import initial_state
-from coatnet.training.length import Pace, is_due, resolve_length, set_pace
-from coatnet.training.log import Meter, RunLog, SilentLog, check_tensorboard, read_metrics
+from coatnet.training.length import is_due
+from coatnet.training.log import Meter, RunLog, SilentLog, check_tensorboard
 from coatnet.training.machine import describe, keep_freed_memory
-from coatnet.training.parallel import num_parts, own_parts
 from coatnet.training.results import report, save_classifier, take_score
 from coatnet.training.signals import StopRequestedError, StopSignal
+from coatnet.training.start import prepare, stream_of
 from coatnet.training.trainer import Trainer
 
-UNTIMED_STEPS, TIMED_STEPS = 3, 12
-"""For a time budget: steps in which caches and memory settle, and steps that are timed after them."""
-TIMED_IMAGES = 512
-"""Validation images that are timed for a time budget."""
+Watch = Callable[[int, Evaluation], None]
+"""Told of each evaluation on the validation split, with the steps done; what it raises ends the run as it stands."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +53,17 @@ class _Work:
     splits: Splits
     stream: TrainingStream
     stop: StopSignal
+    watch: Watch | None
 
 
-def train(config: TrainConfig, folder: Path | str | None = None, *, overwrite: bool = False, command: str = "") -> Run:
+def train(
+    config: TrainConfig,
+    folder: Path | str | None = None,
+    *,
+    overwrite: bool = False,
+    command: str = "",
+    watch: Watch | None = None,
+) -> Run:
     """Train from the start and write a run folder.
 
     Args:
@@ -66,13 +71,14 @@ def train(config: TrainConfig, folder: Path | str | None = None, *, overwrite: b
         folder: where to; must be empty or absent unless `overwrite`. Default: a new one below runs/.
         overwrite: remove the run that is there, once it is sure that the new one can start.
         command: what the user typed, for environment.json.
+        watch: told of each evaluation.
 
     Raises:
         ConfigError: the folder is not empty.
         DataError: the data cannot be read, or too much of it.
         MissingPartError: a device or TensorBoard is asked for and not there.
         QualityError: training diverged.
-        ResourceError: out of disk.
+        ResourceError: a step does not fit into memory; out of disk.
         Stopped: a signal came; what was done is saved.
     """
     device = find_device(config.run.device)
@@ -87,23 +93,23 @@ def train(config: TrainConfig, folder: Path | str | None = None, *, overwrite: b
         try:
             with stop.interruptible():
                 splits = open_data(config.data)
-                stream = _stream(config, splits)
-                initial = initial_state(config) if config.initial else None
-                config = from_main(_in_steps(config, device, splits, stream))
+                initial = initial_state(config) if config.initial else None  # first: it proves where it comes from
+                config, stream, _ = prepare(config, device, splits)
         except StopRequestedError:
             raise Stopped("stopped before the first step", "nothing was written; start it again") from None
         if is_main():
             run_folder.make_empty()
             run_folder.write_start(config, splits, describe(device, command), initial)
         wait_for_all()
-        return _run(_Work(config, run_folder, splits, stream, stop))
+        return _run(_Work(config, run_folder, splits, stream, stop, watch))
 
 
-def resume(folder: Path | str) -> Run:
+def resume(folder: Path | str, *, watch: Watch | None = None) -> Run:
     """Go on with a run that stopped: the same steps as if it had not, bit for bit on the same machine.
 
     Args:
         folder: the run folder.
+        watch: told of each evaluation.
 
     Raises:
         ModelFileError: no run is there, or all its checkpoints are damaged.
@@ -116,10 +122,10 @@ def resume(folder: Path | str) -> Run:
         try:
             with stop.interruptible():
                 splits = run_folder.open_data(config.data)
-                stream = _stream(config, splits)
+                stream = stream_of(config, splits)
         except StopRequestedError:
             raise Stopped("stopped before the first step", f"coatnet resume {folder}") from None
-        return _run(_Work(config, run_folder, splits, stream, stop))
+        return _run(_Work(config, run_folder, splits, stream, stop, watch))
 
 
 def _run(work: _Work) -> Run:
@@ -130,7 +136,7 @@ def _run(work: _Work) -> Run:
     assert run.steps is not None
     damaged = load_newest(state, folder.checkpoints)
     wait_for_all()  # before the main process writes another checkpoint
-    with RunLog(folder.path, run.steps, state.step, run.tensorboard) if is_main() else SilentLog() as log:
+    with RunLog(folder.path, run.steps, state, run.tensorboard) if is_main() else SilentLog() as log:
         for line in (*damaged, *_passed_over(work.stream.unreadable)):
             log.say(line)
         try:
@@ -216,8 +222,7 @@ def _log(trainer: Trainer, meter: Meter, log: RunLog | SilentLog) -> None:
 def _evaluate(work: _Work, trainer: Trainer, log: RunLog | SilentLog) -> None:
     """Score the validation split and log it, unless that was done before this run stopped."""
     step = trainer.state.step
-    lines = read_metrics(work.folder.metrics) if is_main() else []
-    if from_main(any(line["step"] == step and "evaluation" in line for line in lines)):
+    if trainer.state.evaluated == step:
         return
     evaluation = trainer.evaluate(work.splits.val, "val", work.stop)
     trainer.note(evaluation)
@@ -225,50 +230,5 @@ def _evaluate(work: _Work, trainer: Trainer, log: RunLog | SilentLog) -> None:
     unread = len(evaluation.unreadable)
     counted = f", {unread} of {evaluation.num_images} images cannot be read and count as wrong" if unread else ""
     log.say(f"step {step}: validation accuracy {evaluation.top1:.2%}, loss {evaluation.loss:.3f}{counted}")
-
-
-def _stream(config: TrainConfig, splits: Splits) -> TrainingStream:
-    """The batches of a run."""
-    return TrainingStream(
-        splits.train,
-        config.preprocess,
-        config.augmentation,
-        seed=config.run.seed,
-        batch_size=config.run.batch_size,
-        parts=num_parts(config.run),
-        own=own_parts(config.run),
-        workers=config.data.workers,
-        max_bad=config.data.max_bad,
-    )
-
-
-def _in_steps(config: TrainConfig, device: torch.device, splits: Splits, stream: TrainingStream) -> TrainConfig:
-    """The config with its length in steps and its pace set."""
-    pace = None
-    if config.run.time is not None:
-        # Any length will do for the trial, it is thrown away.
-        trial = config.replace(run=config.run.replace(time=None, steps=UNTIMED_STEPS + TIMED_STEPS))
-        pace = _measure(Trainer(trial, device), stream, splits)  # any weights will do too
-    run = set_pace(resolve_length(config.run, len(stream), pace), len(stream))
-    if config.run.steps is not None:
-        return config.replace(run=run)
-    assert run.steps is not None
-    epochs = run.steps * run.batch_size / len(stream)
-    return config.replace(run=run, choices=(*config.choices, f"length: {run.steps} steps, {epochs:.1f} epochs"))
-
-
-def _measure(trial: Trainer, stream: TrainingStream, splits: Splits) -> Pace:
-    """Time some real steps and some validation images."""
-    ends = []
-    batches = stream.batches(0, UNTIMED_STEPS + TIMED_STEPS)
-    for own in iter(lambda: list(itertools.islice(batches, len(stream.own))), []):
-        float(trial.step(own))
-        ends.append(time.perf_counter())
-    sample = splits.val.subset(range(min(TIMED_IMAGES, len(splits.val))))
-    per_image = []
-    for _ in range(2):  # the first one warms up
-        started = time.perf_counter()
-        trial.evaluate(sample, "val", StopSignal())
-        per_image.append((time.perf_counter() - started) / len(sample))
-    per_step = (ends[-1] - ends[UNTIMED_STEPS - 1]) / TIMED_STEPS
-    return Pace(per_step, per_image[1] * len(splits.val), per_image[1] * len(splits.final[0]))
+    if work.watch is not None:
+        work.watch(step, evaluation)

@@ -24,6 +24,7 @@ def num_parts(run: RunConfig) -> int:
     Raises:
         ConfigError: the batch cannot be cut into so many.
     """
+    assert run.accumulate != "auto"  # settled before the first step
     parts = world_size() * run.accumulate
     if run.batch_size % parts:
         raise ConfigError(
@@ -36,6 +37,7 @@ def num_parts(run: RunConfig) -> int:
 
 def own_parts(run: RunConfig) -> range:
     """Which of them this process computes."""
+    assert run.accumulate != "auto"
     return range(rank() * run.accumulate, (rank() + 1) * run.accumulate)
 
 

@@ -17,6 +17,7 @@ from coatnet.model.size import model_size
 from coatnet.ranks import is_main
 from coatnet.runtime.engines import TorchEngine
 from coatnet.training.config import TrainConfig
+from coatnet.training.disk import room_for
 from coatnet.training.folder import RunFolder
 from coatnet.training.log import read_metrics
 from coatnet.training.report import ReportText, Sample, mosaic_positions, write_report
@@ -26,7 +27,8 @@ def save_classifier(model: nn.Module, device: str, config: TrainConfig, folder: 
     """Write the classifier folder; every rank gets the classifier."""
     classifier = Classifier(TorchEngine(model, device), config.preprocess, config.class_names)
     if is_main():
-        classifier.save(folder.classifier)
+        with room_for(f"the classifier {folder.classifier}", folder.path):
+            classifier.save(folder.classifier)
     return classifier
 
 
@@ -37,7 +39,8 @@ def take_score(
     source, split = splits.final
     evaluation = evaluate(classifier, source, split=split, should_stop=should_stop)
     if is_main():
-        folder.evaluation.write_text(json.dumps(evaluation.as_dict(), indent=1))
+        with room_for(f"the scores {folder.evaluation}", folder.path):
+            folder.evaluation.write_text(json.dumps(evaluation.as_dict(), indent=1))
     return evaluation
 
 
@@ -79,7 +82,8 @@ def report(
         ),
         environment={name: str(value) for name, value in environment.items()},
     )
-    write_report(folder.path, read_metrics(folder.metrics), evaluation, _samples(source, evaluation), text)
+    with room_for(f"the report {folder.report}", folder.path):
+        write_report(folder.path, read_metrics(folder.metrics), evaluation, _samples(source, evaluation), text)
 
 
 def _samples(source: Source, evaluation: Evaluation) -> list[Sample]:

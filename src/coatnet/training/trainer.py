@@ -84,6 +84,7 @@ class Trainer:
     def note(self, evaluation: Evaluation) -> None:
         """Remember an evaluation on the validation split if it is the best so far."""
         state = self.state
+        state.evaluated = state.step
         if (evaluation.top1, -evaluation.loss) <= (state.best, -state.best_loss):
             state.stale += 1
             return

@@ -1,0 +1,167 @@
+"""Does a step fit into memory? What it needs, found out on a few images, against what is free before the first step."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from coatnet.data.cache import free_memory
+from coatnet.errors import ResourceError
+from coatnet.model.config import CoAtNetConfig
+from coatnet.model.family import create_model
+from coatnet.model.size import model_size
+from coatnet.ranks import is_joined, local_world_size, world_size
+from coatnet.training.config import TrainConfig
+from coatnet.training.machine import choose_precision
+from coatnet.training.trainer import train_mode
+
+HOST_SHARE = 0.75
+"""Share of a computer's free memory that steps may take: decoded images may take the other quarter (data/cache.py)."""
+DEVICE_SHARE = 0.9
+"""Share of a GPU's free memory that steps may take; the allocator loses some in gaps between blocks."""
+BACKWARD_SHARE = 0.4
+"""What the backward pass holds at its peak beside the saved maps, as a share of them: gradients of the maps that it is
+at, workspaces of convolutions (measured, benchmarks/forecast.md)."""
+_STATE_BYTES = 16
+"""Of a parameter: weight, gradient and AdamW's two moments in float32."""
+# Images of two trials, whose difference tells what grows from what does not; batch norms need two.
+_TRIED = 2, 4
+
+
+class StepMemory(NamedTuple):
+    """Bytes that training takes on the device of one process, the program itself not counted."""
+
+    fixed: int
+    """Weights, gradients, moments of the optimizer, moving average: whatever the micro-batch."""
+    per_image: int
+    """Maps that the backward pass needs, for each image of a micro-batch."""
+
+    def of(self, images: int) -> int:
+        """For micro-batches of so many images."""
+        return self.fixed + images * self.per_image
+
+
+def step_memory(config: TrainConfig, device: torch.device) -> StepMemory:
+    """Find out by the forward pass of a few images which maps it keeps; they grow with the number of images."""
+    model = create_model(config.model).to(device)
+    train_mode(model, config.optimizer.freeze == "body")
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    half = choose_precision(config.run.precision, device) == "bfloat16"
+    known = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved = []
+    for count in _TRIED:
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in known:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        images = torch.zeros(count, 3, *config.preprocess.image_size, device=device)
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast(device.type, torch.bfloat16, enabled=half),
+        ):
+            logits = model(images.to(memory_format=torch.channels_last))  # alive, so that no storage is used twice
+        saved.append(sum(kept.values()))
+        del logits
+    per_image = (saved[1] - saved[0]) / (_TRIED[1] - _TRIED[0])
+    copies = saved[0] - _TRIED[0] * per_image  # of weights, in another precision
+    fixed = weights * (2 if config.optimizer.ema else 1) + trained * (4 if is_joined() else 3) + copies
+    return StepMemory(math.ceil(fixed), math.ceil(per_image * (1 + BACKWARD_SHARE)))
+
+
+def available(device: torch.device) -> int:
+    """Bytes that this process's steps may take on the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * DEVICE_SHARE)
+    return int(free_memory() * HOST_SHARE) // local_world_size()
+
+
+def fit(config: TrainConfig, device: torch.device, free: int | None = None) -> TrainConfig:
+    """The same run with micro-batches that fit into memory; the batch of a step stays what it is.
+
+    Args:
+        config: of the run; `accumulate` "auto" becomes the smallest number, a power of two, with which a step fits.
+        device: of the run.
+        free: bytes that steps may take; default: `available`.
+
+    Raises:
+        ResourceError: they do not fit; the hint names what would.
+    """
+    free = available(device) if free is None else free
+    if isinstance(config.model, CoAtNetConfig):  # counted before a network of that size is built
+        weights = _STATE_BYTES * model_size(config.model).parameters
+        if weights > free:
+            raise ResourceError(
+                f"weights, gradients and moments need {gigabytes(weights)} of memory, "
+                f"and a step may take {gigabytes(free)} of what is free on {device.type}",
+                "take a smaller --model, or a machine with more memory",
+            )
+    need = step_memory(config, device)
+    batch, asked = config.run.batch_size, config.run.accumulate
+    processes = world_size()
+    fitting = next((parts for parts in _cuts(batch // processes) if need.of(batch // processes // parts) <= free), None)
+    if asked == "auto" and fitting is not None:
+        micro = batch // processes // fitting
+        choice = (
+            f"memory: micro-batches of {micro} images, {fitting} a step, need {gigabytes(need.of(micro))} "
+            f"of {gigabytes(free)}"
+        )
+        return config.replace(run=config.run.replace(accumulate=fitting), choices=(*config.choices, choice))
+    if asked != "auto" and need.of(batch // processes // asked) <= free:
+        return config
+    micro = batch // processes // (1 if asked == "auto" else asked)
+    raise ResourceError(
+        f"a step of {micro} images needs about {gigabytes(need.of(micro))} of memory, "
+        f"and it may take {gigabytes(free)} of what is free on {device.type}",
+        _hint(need, free, fitting),
+    )
+
+
+def _cuts(batch: int) -> list[int]:
+    """Numbers of micro-batches to try, powers of two: all of the same even size, for mixup pairs images and a batch
+    norm needs two."""
+    halvings = range(batch.bit_length())
+    return [1, *(2**power for power in halvings if power and batch % 2 ** (power + 1) == 0)]
+
+
+def _hint(need: StepMemory, free: int, fitting: int | None) -> str:
+    most = (free - need.fixed) // need.per_image
+    if most < 2:
+        return "take a smaller --model or --image-size, or free memory"
+    fits = f"a batch of {2 ** (int(most).bit_length() - 1)} would fit: give it as --batch"
+    return f"{fits}, or keep the batch by --batch auto" if fitting else fits
+
+
+def gigabytes(count: int) -> str:
+    """ "1.52 GB", 10^9 bytes."""
+    return f"{count / 1e9:.2f} GB"
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has held so far: on a GPU what torch took of it, else of the computer."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    status = Path("/proc/self/status")
+    if status.exists():  # resource.getrusage on Linux also counts the program that started this one
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def capacity(device: torch.device) -> int:
+    """Bytes that this process could hold on the device: what is free, and what it holds now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    status = Path("/proc/self/status")
+    own = int(status.read_text().split("VmRSS:")[1].split()[0]) * 1024 if status.exists() else 0
+    return free_memory() + own

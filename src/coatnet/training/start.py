@@ -1,0 +1,101 @@
+"""Before the first step: a step must fit into memory, the length becomes steps, the batches stand ready."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from coatnet.classifier import Classifier
+from coatnet.data.loader import TrainingStream
+from coatnet.data.sources import Splits
+from coatnet.evaluation.evaluate import evaluate
+from coatnet.ranks import from_main
+from coatnet.runtime.engines import TorchEngine
+from coatnet.training.config import TrainConfig
+from coatnet.training.length import Pace, resolve_length, set_pace
+from coatnet.training.memory import fit
+from coatnet.training.parallel import num_parts, own_parts
+from coatnet.training.signals import StopSignal
+from coatnet.training.trainer import Trainer
+
+UNTIMED_STEPS, TIMED_STEPS = 3, 12
+"""Steps in which caches and memory settle, and steps that are timed after them."""
+TIMED_IMAGES = 512
+"""Images of an evaluation that are timed."""
+
+
+class Start(NamedTuple):
+    """What a run starts with."""
+
+    config: TrainConfig
+    """Length, pace and micro-batches settled."""
+    stream: TrainingStream
+    pace: Pace | None
+    """Measured where it was needed: for a time budget."""
+
+
+def prepare(config: TrainConfig, device: torch.device, splits: Splits) -> Start:
+    """Settle what a run leaves open. The same for every process.
+
+    Raises:
+        ConfigError: the time budget is too short.
+        ResourceError: a step does not fit into memory.
+    """
+    config = from_main(fit(config, device))
+    stream = stream_of(config, splits)
+    pace = measure(config, device, stream, splits) if config.run.time is not None else None
+    run = set_pace(resolve_length(config.run, len(stream), pace), len(stream))
+    choices = config.choices
+    if config.run.steps is None:
+        assert run.steps is not None
+        epochs = run.steps * run.batch_size / len(stream)
+        choices = (*choices, f"length: {run.steps} steps, {epochs:.1f} epochs")
+    return Start(from_main(config.replace(run=run, choices=choices)), stream, pace)
+
+
+def stream_of(config: TrainConfig, splits: Splits) -> TrainingStream:
+    """The batches of a run."""
+    return TrainingStream(
+        splits.train,
+        config.preprocess,
+        config.augmentation,
+        seed=config.run.seed,
+        batch_size=config.run.batch_size,
+        parts=num_parts(config.run),
+        own=own_parts(config.run),
+        workers=config.data.workers,
+        max_bad=config.data.max_bad,
+    )
+
+
+def measure(config: TrainConfig, device: torch.device, stream: TrainingStream, splits: Splits) -> Pace:
+    """Time some real steps, and some images of each kind of evaluation, with a network that is thrown away."""
+    # Any length will do for the trial, and any weights.
+    steps = UNTIMED_STEPS + TIMED_STEPS
+    trial = Trainer(config.replace(run=config.run.replace(epochs=None, time=None, steps=steps)), device)
+    ends = []
+    batches = stream.batches(0, steps)
+    for own in iter(lambda: list(itertools.islice(batches, len(stream.own))), []):
+        float(trial.step(own))
+        ends.append(time.perf_counter())
+    per_step = (ends[-1] - ends[UNTIMED_STEPS - 1]) / TIMED_STEPS
+    val, (final, split) = splits.val, splits.final
+    stop = StopSignal()
+    sample = val.subset(range(min(TIMED_IMAGES, len(val))))
+    per_image = _second_time(lambda: trial.evaluate(sample, "val", stop)) / len(sample)
+    classifier = Classifier(TorchEngine(trial.averaged, str(device)), config.preprocess, config.class_names)
+    last = final.subset(range(min(TIMED_IMAGES, len(final))))
+    per_final = _second_time(lambda: evaluate(classifier, last, split=split)) / len(last)
+    return Pace(per_step, per_image * len(val), per_final * len(final))
+
+
+def _second_time(action: Callable[[], object]) -> float:
+    """Seconds that something takes when it is done again: the first time warms up."""
+    action()
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
