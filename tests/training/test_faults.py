@@ -205,7 +205,8 @@ def test_no_checkpoint_holds_what_is_not_a_number(tmp_path: Path, rate: float) -
     folder = tmp_path / "run"
     codes, said = each(["train", str(stored(wild, tmp_path / "config.json")), str(folder)])
     assert codes == [6], said
-    assert f"the gradient of step {steps_saved(folder)} is not finite" in said  # the step after the last one saved
+    step = steps_saved(folder)  # the next one fails: by its gradient before the update, or by the weights after it
+    assert f"the gradient of step {step} is not finite" in said or f"is not finite after step {step + 1}" in said
     for file in folder.glob("checkpoints/*/*.safetensors"):
         for name, tensor in load_file(file).items():
             assert tensor.isfinite().all(), f"{file}: {name}"

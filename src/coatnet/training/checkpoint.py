@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from coatnet.errors import ModelFileError
+from coatnet.errors import ModelFileError, QualityError
 from coatnet.model.tensors import save_tensors
 from coatnet.training.disk import room_for
 
@@ -64,11 +64,13 @@ def save_checkpoint(state: TrainingState, folder: Path, keep: int) -> Path:
         keep: how many stay.
 
     Raises:
+        QualityError: a weight is not finite; older checkpoints are untouched.
         ResourceError: the disk is full; older checkpoints are untouched.
     """
     target = folder / f"step-{state.step:09d}"
     if _is_whole(target):
         return target
+    _check_finite(state)
     fresh = folder / f"{target.name}.tmp"
     with room_for(f"the checkpoint {target}", folder.parent):
         try:
@@ -85,6 +87,18 @@ def save_checkpoint(state: TrainingState, folder: Path, keep: int) -> Path:
     for old in [path for path in _newest_first(folder) if path <= target][keep:]:
         shutil.rmtree(old)
     return target
+
+
+def _check_finite(state: TrainingState) -> None:
+    """A finite gradient times a huge rate still gives weights that are none: they must not push out good ones."""
+    networks = [state.model, *([state.ema.module] if state.ema else [])]
+    for network in networks:
+        for name, tensor in network.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise QualityError(
+                    f"training diverged: {name} is not finite after step {state.step}",
+                    "lower --learning-rate, or go on from the last checkpoint with coatnet resume",
+                )
 
 
 def load_newest(state: TrainingState, folder: Path) -> list[str]:
