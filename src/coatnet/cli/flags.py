@@ -15,8 +15,8 @@ from coatnet.errors import ConfigError
 from coatnet.frozen import Frozen
 from coatnet.model.config import CoAtNetConfig
 from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig, lay_over
-from coatnet.training.initial import AUTO, NONE, PHOTOGRAPH, choose_initial
-from coatnet.training.look import look_at
+from coatnet.training.initial import AUTO, NONE, choose_initial
+from coatnet.training.look import PHOTOGRAPH, look_at
 from coatnet.training.recipes import finetune, imagenet_1k, imagenet_1k_modern, imagenet_21k, jft, small_data
 
 

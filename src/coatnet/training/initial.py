@@ -23,15 +23,13 @@ from coatnet.model.heads import carry_classes, classes_layers, with_classes
 from coatnet.model.hub import RECORD, holds_weights
 from coatnet.model.published import Published, find_published, is_published_name
 from coatnet.training.config import Initial, TrainConfig
-from coatnet.training.look import Look
+from coatnet.training.look import PHOTOGRAPH, Look
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NONE, AUTO = "none", "auto"
 """What the command line calls random first weights, and the choice between them and published ones."""
-PHOTOGRAPH = 128
-"""Shorter side in pixels from which images are taken for photographs, which published weights know."""
 ENOUGH_IMAGES = 100_000
 """From here on training from scratch is justified: what `finetune` calls many, a tenth of ImageNet-1K."""
 START_ON_CPU, START_ON_GPU = "timm/coatnet_nano_rw_224.sw_in1k", "timm/coatnet_2_rw_224.sw_in12k_ft_in1k"

@@ -12,6 +12,8 @@ from coatnet.errors import DataError
 
 SAMPLED = 64
 """Images looked at to tell size and colour: enough for a median, decoded in well under a second."""
+PHOTOGRAPH = 128
+"""Shorter side in pixels from which images are taken for photographs, which published weights know."""
 
 
 class Look(NamedTuple):
