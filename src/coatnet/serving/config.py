@@ -26,7 +26,7 @@ class ServeConfig(Frozen):
     batch_size: PositiveInt | None = None
     """Most images that are computed at once; default: measured at start."""
     queue: PositiveInt | None = None
-    """Most images that wait; one more is answered 429. Default: what is computed in a second, at least two batches."""
+    """Most images that wait; one more is answered 429. Default: what is computed in a second, two to eight batches."""
     timeout: float = Field(default=10, ge=0.1, le=600)
     """Seconds after which an answer is of no more use; a request may ask for less by `X-Timeout-Seconds`."""
     max_bytes: int = Field(default=20_000_000, ge=1)

@@ -67,14 +67,20 @@ def serve(config: ServeConfig, job: Job, tell: Tell) -> None:
         CoatnetError: the classifier cannot be loaded; requests were never taken.
         ResourceError: the worker dies again and again.
     """
-    with _bound(config) as listener:
+    with bound(config) as listener:
         asyncio.run(_serve(config, job, listener, tell))
 
 
 @contextmanager
-def _bound(config: ServeConfig) -> Generator[socket.socket]:
+def bound(config: ServeConfig) -> Generator[socket.socket]:
+    """A socket at the address, not listening yet.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    with socket.socket(family) as listener:
+    # asyncio sends at once, without Nagle's 40 ms, only on a socket that says that its protocol is TCP.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((config.host, config.port))

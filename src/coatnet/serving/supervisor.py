@@ -98,7 +98,7 @@ class Supervisor:
 
     Args:
         job: what workers load.
-        capacity: images that may wait; None for what is computed in a second, at least two batches.
+        capacity: images that may wait; None for what is computed in a second, two to eight batches.
         metrics: where to count.
     """
 
@@ -164,7 +164,7 @@ class Supervisor:
             raise
         old, self._worker, self.model = self._worker, worker, ready
         batch_size, rate = ready.tuned.batch_size, ready.tuned.rate
-        self.batcher.open(self._capacity or max(2 * batch_size, round(rate)), batch_size)
+        self.batcher.open(self._capacity or min(max(round(rate), 2 * batch_size), 8 * batch_size), batch_size)
         self._set_ready(True)
         self._watch(self._when_ended(worker))
         if old:
