@@ -26,7 +26,7 @@ MOST_CLASSES = 1000
 """Classes listed in one answer of /predict."""
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
 FORM_TYPE = "multipart/form-data"
-PAGE_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+PAGE_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 PROBLEM_SCHEMA = {
     "type": "object",
     "description": "RFC 9457. `code` tells programs what happened, `detail` people.",
