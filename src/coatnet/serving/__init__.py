@@ -1,0 +1,1 @@
+"""A classifier behind HTTP: admission, a bounded queue, a worker process, a page."""

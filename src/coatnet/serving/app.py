@@ -1,0 +1,218 @@
+"""The application: its endpoints, and how its errors look."""
+
+from __future__ import annotations
+
+import time
+from importlib.resources import files
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from coatnet.frozen import Frozen
+from coatnet.serving.admission import Admission
+from coatnet.serving.asking import ask
+from coatnet.serving.forms import image_of_form
+from coatnet.serving.kserve import create_router
+from coatnet.serving.metrics import Metrics
+from coatnet.serving.problems import BUG, MEDIA_TYPE, Problem, ProblemError
+from coatnet.serving.state import State, Timeout, problem_responses
+from coatnet.version import __version__
+
+MOST_CLASSES = 1000
+"""Classes listed in one answer of /predict."""
+IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+FORM_TYPE = "multipart/form-data"
+PAGE_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+PROBLEM_SCHEMA = {
+    "type": "object",
+    "description": "RFC 9457. `code` tells programs what happened, `detail` people.",
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string"},
+        "detail": {"type": "string"},
+    },
+    "required": ["type", "title", "status", "code", "detail"],
+    "additionalProperties": False,
+}
+_BINARY = {"type": "string", "format": "binary"}
+_FORM = {"type": "object", "properties": {"image": _BINARY}, "required": ["image"], "additionalProperties": False}
+PREDICT_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "An image file as it is, or a form with one.",
+        "content": {**{name: {"schema": _BINARY} for name in IMAGE_TYPES}, FORM_TYPE: {"schema": _FORM}},
+    }
+}
+
+
+class PredictResponse(Frozen):
+    """As `coatnet predict --json` tells it."""
+
+    label: str
+    """The most probable class."""
+    probability: float
+    """Of that class, in (0, 1]."""
+    top: list[tuple[str, float]]
+    """The most probable classes, best first."""
+
+
+class ModelResponse(Frozen):
+    """What is served, and what it takes."""
+
+    name: str
+    classes: list[str]
+    image_size: tuple[int, int]
+    max_bytes: int
+    max_pixels: int
+    timeout: float
+
+
+def create_app(state: State) -> Admission:
+    """The ASGI application.
+
+    Args:
+        state: the server.
+    """
+    # The interactive documentation would load its scripts from elsewhere; the description itself is at /openapi.json.
+    app = FastAPI(title="coatnet", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    metrics = state.supervisor.metrics
+    _add_errors(app, metrics)
+    _add_operation(app, state, metrics)
+    _add_predict(app, state)
+    app.include_router(create_router(state))
+    _add_page(app)
+    app.openapi = lambda: _openapi(app, bool(state.config.token))  # type: ignore[method-assign]
+    return Admission(app, state)
+
+
+def _add_errors(app: FastAPI, metrics: Metrics) -> None:
+    def answer(problem: Problem) -> Response:
+        metrics.problems.labels(problem.code).inc()
+        return Response(problem.body(), problem.status, problem.headers, MEDIA_TYPE)
+
+    @app.exception_handler(ProblemError)
+    async def problem(request: Request, error: ProblemError) -> Response:
+        return answer(error.problem)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return answer(Problem(422, "invalid", f"{where}: {first['msg']}"))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        codes = {404: "not_found", 405: "method_not_allowed"}
+        found = answer(Problem(error.status_code, codes.get(error.status_code, "bad_request"), str(error.detail)))
+        found.headers.update(error.headers or {})
+        return found
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> Response:
+        return answer(BUG)  # what raised it is logged by uvicorn
+
+
+def _add_operation(app: FastAPI, state: State, metrics: Metrics) -> None:
+    @app.get("/healthz", tags=["operation"])
+    async def healthz() -> dict[str, bool]:
+        """The server runs."""
+        return {"live": True}
+
+    @app.get("/readyz", tags=["operation"], responses=problem_responses(503))
+    async def readyz() -> dict[str, bool]:
+        """Requests are taken."""
+        state.check_ready()
+        return {"ready": True}
+
+    @app.get("/metrics", tags=["operation"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def show_metrics() -> Response:
+        """Counters, for Prometheus."""
+        return Response(metrics.text(), media_type=metrics.media_type)
+
+
+def _add_predict(app: FastAPI, state: State) -> None:
+    @app.get("/model", tags=["prediction"], responses=problem_responses(503))
+    async def model() -> ModelResponse:
+        """What is served, and what it takes."""
+        state.check_ready()
+        assert state.model is not None
+        limits = state.config.limits
+        return ModelResponse(
+            name=state.config.name,
+            classes=list(state.model.class_names),
+            image_size=state.model.image_size,
+            max_bytes=limits.max_bytes,
+            max_pixels=limits.max_pixels,
+            timeout=state.config.timeout,
+        )
+
+    @app.post(
+        "/predict",
+        tags=["prediction"],
+        response_model=PredictResponse,
+        openapi_extra=PREDICT_BODY,
+        responses=problem_responses(400, 408, 413, 415, 429, 503, 504),
+    )
+    async def predict(
+        request: Request, top: Annotated[int, Query(ge=1, le=MOST_CLASSES)] = 5, timeout: Timeout = None
+    ) -> Response:
+        """Name what is to be seen in an image."""
+        started = time.monotonic()
+        image = await _image(request)
+        (prediction,) = await ask(request, state.batcher, [image], top=top, timeout=state.timeout(timeout))
+        taken = (time.monotonic() - started) * 1000
+        return JSONResponse(prediction.as_dict(), headers={"server-timing": f"answer;dur={taken:.1f}"})
+
+
+async def _image(request: Request) -> bytes:
+    """The file in the body.
+
+    Raises:
+        ProblemError: the content type is none of an image.
+    """
+    given = request.headers.get("content-type", "")
+    kind = given.partition(";")[0].strip().lower()
+    body = await request.body()
+    if kind == FORM_TYPE:
+        return image_of_form(given, body)
+    if kind in IMAGE_TYPES:
+        return body
+    expected = ", ".join((*IMAGE_TYPES, FORM_TYPE))
+    raise ProblemError(Problem(415, "unsupported_media_type", f"Expected a Content-Type among {expected}."))
+
+
+def _add_page(app: FastAPI) -> None:
+    folder = files("coatnet.serving") / "page"
+    found = {file.name: file.read_bytes() for file in folder.iterdir() if "." in file.name}
+
+    def show(name: str) -> Response:
+        kind = PAGE_TYPES[name.rpartition(".")[2]]
+        return Response(found[name], media_type=kind, headers={"cache-control": "no-cache"})
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return show("index.html")
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def part(name: str) -> Response:
+        if name not in found:
+            raise HTTPException(404, "There is no such file.")
+        return show(name)
+
+
+def _openapi(app: FastAPI, has_token: bool) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        components = schema.setdefault("components", {})
+        components.setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
+        if has_token:
+            components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+            schema["security"] = [{"token": []}]
+        app.openapi_schema = schema
+    return app.openapi_schema

@@ -1,0 +1,85 @@
+"""HTTP/1.1 as uvicorn speaks it, with what it lacks: a deadline for receiving a request, and errors as problem+json."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from coatnet.serving.problems import MALFORMED, MEDIA_TYPE, SLOW, Problem
+
+RECEIVE_SECONDS = 8.0
+"""For a whole request, and a little more for each byte of it. Who drips is closed before 10 s are over."""
+SLOWEST_BYTES_PER_SECOND = 32 * 1024
+"""A phone in a poor place uploads at twice that: 0.5 Mbit/s."""
+
+
+class DeadlineProtocol(H11Protocol):
+    """One connection. Without a deadline some hundred clients that send a byte a second have the server for themselves.
+
+    Args:
+        count: told of each problem that is answered here, before the application sees the request.
+    """
+
+    def __init__(self, *args: Any, count: Callable[[Problem], None], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._count = count
+        self._timer: asyncio.TimerHandle | None = None
+        self._since = 0.0
+        self._num_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A connection that sends nothing at all is as slow as one that drips."""
+        super().connection_made(transport)
+        self._start()
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes of a request."""
+        if self._timer is None:
+            self._start()
+        self._num_bytes += len(data)
+        super().data_received(data)
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._stop()  # the request is whole
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing more to wait for."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """What h11 cannot read."""
+        self._refuse(MALFORMED)
+
+    def _start(self) -> None:
+        self._since, self._num_bytes = self.loop.time(), 0
+        self._timer = self.loop.call_at(self._since + RECEIVE_SECONDS, self._look)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        end = self._since + RECEIVE_SECONDS + self._num_bytes / SLOWEST_BYTES_PER_SECOND
+        if self.loop.time() < end:
+            self._timer = self.loop.call_at(end, self._look)
+        else:
+            self._refuse(SLOW)
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer, unless an answer has begun already, and close."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
+            self._count(problem)
+            body = problem.body()
+            headers = [("content-type", MEDIA_TYPE), ("content-length", str(len(body))), ("connection", "close")]
+            for event in (
+                h11.Response(status_code=problem.status, headers=headers),
+                h11.Data(body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()

@@ -1,0 +1,242 @@
+"""Keeps an inference worker alive: starts it, gives it batches, replaces it when it dies or when a reload is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+from coatnet.errors import CoatnetError, ResourceError
+from coatnet.serving.batcher import Batcher
+from coatnet.serving.metrics import Metrics
+from coatnet.serving.problems import WORKER_DIED, ProblemError
+from coatnet.serving.worker import Answers, Item, Job, Ready, work
+
+MOST_DEATHS, DEATHS_SECONDS = 3, 60
+"""A worker that dies three times in a minute dies of something that a fourth start will not mend."""
+STOP_SECONDS = 5
+"""An idle worker ends within milliseconds; one that hangs is killed."""
+HANG_SECONDS = 30
+"""A batch that takes so much longer than anyone waits for its answer has hung."""
+
+Result = TypeVar("Result")
+
+
+class WorkerDiedError(Exception):
+    """The worker ended without being told to."""
+
+
+class _Worker:
+    """One worker process, seen from the server. What blocks runs in a thread."""
+
+    def __init__(self, job: Job) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would copy the locks of running threads
+        self._connection, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(theirs, job), name="coatnet-worker", daemon=True)
+        self._theirs = theirs
+        self._threads = ThreadPoolExecutor(2)
+        self.is_busy = asyncio.Lock()
+
+    async def start(self) -> Ready:
+        """Wait until it has loaded.
+
+        Raises:
+            CoatnetError: it cannot load; what it says of that.
+            WorkerDiedError: it says nothing.
+        """
+        await self._in_thread(self.process.start)
+        self._theirs.close()
+        said = await self._in_thread(self._connection.recv)
+        if isinstance(said, Exception):
+            raise said
+        assert isinstance(said, Ready)
+        return said
+
+    async def compute(self, items: list[Item]) -> Answers:
+        """The answers for a batch.
+
+        Raises:
+            WorkerDiedError: it died over it, or before.
+        """
+        async with self.is_busy:
+            return await self._in_thread(lambda: self._exchange(items))
+
+    async def ended(self) -> None:
+        """Return when the process has ended."""
+        await self._in_thread(self.process.join)
+
+    async def stop(self, patience: float = 0) -> None:
+        """End it: by closing its pipe, and if it does not mind that in so many seconds, by force."""
+        self._connection.close()
+        if self.process.pid is not None:
+            await self._in_thread(lambda: self.process.join(patience))
+            self.process.kill()
+            await self._in_thread(self.process.join)
+        self._threads.shutdown(wait=False)
+
+    def _exchange(self, items: list[Item]) -> Answers:
+        self._connection.send(items)
+        answers: Answers = self._connection.recv()
+        return answers
+
+    async def _in_thread(self, action: Callable[[], Result]) -> Result:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, action)
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            raise WorkerDiedError from error
+
+
+class Supervisor:
+    """The classifier of a server, in whatever worker it is.
+
+    Args:
+        job: what workers load.
+        capacity: images that may wait; None for what is computed in a second, two to eight batches.
+        metrics: where to count.
+    """
+
+    def __init__(self, job: Job, capacity: int | None, metrics: Metrics) -> None:
+        self._job = job
+        self._capacity = capacity
+        self.metrics = metrics
+        self._worker: _Worker | None = None
+        self._deaths: deque[float] = deque(maxlen=MOST_DEATHS)
+        self._watches: set[asyncio.Task[None]] = set()
+        self._reloading = asyncio.Lock()
+        self.batcher = Batcher(self._compute, metrics)
+        self.model: Ready | None = None
+        """What is served; None until the first worker is ready."""
+        self.is_ready = False
+        """Whether a worker waits for images."""
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Gets an exception when it is no use to go on."""
+
+    async def start(self) -> Ready:
+        """Load, and begin to give out batches.
+
+        Raises:
+            CoatnetError: there is no classifier to be had.
+        """
+        self._watch(self.batcher.run())
+        try:
+            ready = await self._replace(self._job)
+        except WorkerDiedError:
+            raise ResourceError("the worker died while it loaded", "its memory may not suffice") from None
+        return ready
+
+    async def reload(self) -> None:
+        """Load the folder anew; if that fails, what was served is served on."""
+        async with self._reloading:
+            try:
+                await self._replace(self._job)
+            except (CoatnetError, OSError, ImportError, MemoryError, WorkerDiedError) as error:
+                self.metrics.reloads.labels("failed").inc()
+                _log(f"reload failed, the old classifier is served on: {error}")
+            else:
+                self.metrics.reloads.labels("done").inc()
+                _log("reloaded")
+
+    async def stop(self) -> None:
+        """End the worker. Nobody waits for an answer any more."""
+        self.is_ready = False
+        self.batcher.close()
+        worker, self._worker = self._worker, None
+        for task in self._watches:
+            task.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
+        if worker:
+            await worker.stop(STOP_SECONDS)
+
+    async def _replace(self, job: Job) -> Ready:
+        """A new worker takes the place of the old one, between two batches."""
+        worker = _Worker(job)
+        try:
+            ready = await worker.start()
+        except BaseException:
+            await worker.stop()
+            raise
+        old, self._worker, self.model = self._worker, worker, ready
+        batch_size, rate = ready.tuned.batch_size, ready.tuned.rate
+        self.batcher.open(self._capacity or min(max(round(rate), 2 * batch_size), 8 * batch_size), batch_size)
+        self._set_ready(True)
+        self._watch(self._when_ended(worker))
+        if old:
+            async with old.is_busy:
+                await old.stop(STOP_SECONDS)
+        return ready
+
+    async def _compute(self, items: list[Item]) -> Answers:
+        worker = self._worker
+        try:
+            if worker is None:
+                raise WorkerDiedError
+            patience = max(item.deadline for item in items) - time.monotonic() + HANG_SECONDS
+            return await asyncio.wait_for(worker.compute(items), patience)
+        except (WorkerDiedError, TimeoutError):
+            if worker:
+                self._lost(worker)
+            raise ProblemError(WORKER_DIED) from None
+
+    async def _when_ended(self, worker: _Worker) -> None:
+        await worker.ended()
+        self._lost(worker)
+
+    def _lost(self, worker: _Worker) -> None:
+        """Said by whoever sees first that a worker is gone; the others find another in its place."""
+        if worker is not self._worker:
+            return
+        self._worker = None
+        self._set_ready(False)
+        self.batcher.close()
+        self.metrics.deaths.inc()
+        self._deaths.append(time.monotonic())
+        self._watch(self._come_back(worker))
+
+    async def _come_back(self, lost: _Worker) -> None:
+        await lost.stop()
+        _log(f"the worker died (exit code {lost.process.exitcode})")
+        if len(self._deaths) == MOST_DEATHS and time.monotonic() - self._deaths[0] < DEATHS_SECONDS:
+            self._fail(ResourceError(f"the worker died {MOST_DEATHS} times in a minute", "its memory may not suffice"))
+            return
+        assert self.model is not None
+        settled = self.model.tuned  # need not be measured again
+        try:
+            await self._replace(replace(self._job, threads=settled.threads or None, batch_size=settled.batch_size))
+            _log("the worker is back")
+        except (CoatnetError, OSError, ImportError, MemoryError) as error:
+            self._fail(error)
+        except WorkerDiedError:
+            self._fail(ResourceError("the worker died while it loaded", "its memory may not suffice"))
+
+    def _fail(self, error: Exception) -> None:
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
+    def _set_ready(self, ready: bool) -> None:
+        self.is_ready = ready
+        self.metrics.ready.set(ready)
+
+    def _watch(self, coroutine: Coroutine[None, None, None]) -> None:
+        """Run it until it ends or the server stops; what it raises is a bug, and ends the server."""
+        task = asyncio.create_task(coroutine)
+        self._watches.add(task)
+        task.add_done_callback(self._watched)
+
+    def _watched(self, task: asyncio.Task[None]) -> None:
+        self._watches.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self._fail(error)
+
+
+def _log(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.write(f"coatnet: {line}\n")
+        sys.stderr.flush()

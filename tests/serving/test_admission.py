@@ -1,0 +1,330 @@
+"""Who is let in: full, slow, too large, malformed and hostile requests, beside good ones."""
+
+import gzip
+import random
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psutil
+import pytest
+
+from coatnet.data.images import ImageError, decode
+from coatnet.serving.config import ServeConfig
+from coatnet.serving.server import bound
+from serving.conftest import picture
+from serving.servers import Server, check_problem, wait_for
+
+LIMIT = 100_000
+
+
+@pytest.fixture(scope="module")
+def small(tiny_classifier):
+    """Small limits: files of 100 kB, four that wait."""
+    flags = ("--name", "tiny", "--queue", 4, "--batch-size", 2, "--max-bytes", LIMIT, "--timeout", 20)
+    with Server(tiny_classifier, *flags, token="s3cret") as running:
+        yield running
+
+
+def say(server, *pieces, pause=0.0):
+    """Send bytes as they are, and return the answer."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        for piece in pieces:
+            try:
+                connection.sendall(piece)
+            except OSError:  # the answer is there before the end of the request
+                break
+            time.sleep(pause)
+        answer = b""
+        while received := connection.recv(65536):
+            answer += received
+            if b"content-length" in answer.lower() and answer.endswith(b"}"):
+                break
+        return answer
+
+
+def head(server, *lines):
+    token = f"Authorization: {server.headers['authorization']}"
+    return "\r\n".join(("POST /predict HTTP/1.1", "Host: x", token, *lines, "", "")).encode()
+
+
+def check_answer(answer, status, code):
+    start, _, body = answer.partition(b"\r\n\r\n")
+    assert start.startswith(b"HTTP/1.1 %d " % status), answer[:300]
+    assert b"application/problem+json" in start
+    assert b'"code": "%s"' % code.encode() in body
+
+
+# --- room and deadlines ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def halted(small):
+    """The worker stands still over one image, so that nothing leaves the queue but by its deadline."""
+    with ThreadPoolExecutor(1) as pool:
+        worker, given = small.worker, small.metrics()["coatnet_batch_images_count"]
+        worker.suspend()
+        first = pool.submit(small.predict, picture(99))
+        wait_for(lambda: small.metrics()["coatnet_batch_images_count"] > given)
+        yield small
+        worker.resume()
+        assert first.result().status_code == 200
+
+
+def test_a_full_queue_is_said_at_once_and_what_was_accepted_is_answered(halted):
+    with ThreadPoolExecutor(4) as pool:
+        accepted = [pool.submit(halted.predict, picture(seed)) for seed in range(4)]
+        wait_for(lambda: halted.metrics()["coatnet_images_waiting"] == 4)
+        refused = halted.predict(picture(5))
+        check_problem(refused, 429, "queue_full")
+        assert refused.headers["retry-after"] == "1"
+        assert halted.is_ready()
+        halted.worker.resume()
+        assert {answer.result().status_code for answer in accepted} == {200}
+
+
+def test_what_is_too_late_never_reaches_the_network(halted):
+    computed, dropped = (halted.metrics()[f"coatnet_images_{what}_total"] for what in ("computed", "dropped"))
+    with ThreadPoolExecutor(4) as pool:
+        started = time.monotonic()
+        late = [pool.submit(halted.predict, picture(seed), headers={"x-timeout-seconds": "0.4"}) for seed in range(4)]
+        for answer in late:
+            check_problem(answer.result(), 504, "expired")
+        assert time.monotonic() - started < 3  # a tenth above 0.4 s on an idle machine, which this need not be
+    halted.worker.resume()
+    wait_for(lambda: halted.metrics()["coatnet_images_dropped_total"] == dropped + 4)
+    assert halted.predict(picture(0)).status_code == 200
+    assert halted.metrics()["coatnet_images_computed_total"] == computed + 2  # that of the fixture, and this one
+
+
+def test_the_deadline_is_looked_at_in_the_worker_too(small):
+    """An image that was in time when the batch was made up, and is not when the worker has decoded it."""
+    computed = small.metrics()["coatnet_images_computed_total"]
+    small.worker.suspend()
+    check_problem(small.predict(picture(0), headers={"x-timeout-seconds": "0.2"}), 504, "expired")
+    small.worker.resume()
+    assert small.predict(picture(0)).status_code == 200
+    assert small.metrics()["coatnet_images_computed_total"] == computed + 1
+
+
+def test_nothing_is_computed_for_who_has_left(halted):
+    computed = halted.metrics()["coatnet_images_computed_total"]
+    with pytest.raises(httpx.ReadTimeout):
+        halted.client.post("/predict", content=picture(0), headers={"content-type": "image/png"}, timeout=0.3)
+    wait_for(lambda: halted.metrics().get('coatnet_problems_total{code="gone"}') == 1)
+    halted.worker.resume()
+    assert halted.predict(picture(0)).status_code == 200
+    assert halted.metrics()["coatnet_images_computed_total"] == computed + 2
+
+
+# --- size ------------------------------------------------------------------------------------------------------------
+
+
+def test_too_long_by_its_own_word_is_refused_before_a_byte_is_read(small):
+    answer = say(small, head(small, "Content-Type: image/png", f"Content-Length: {LIMIT + 1}"))
+    check_answer(answer, 413, "too_large_bytes")
+    assert b"connection: close" in answer
+
+
+def test_too_long_without_a_word_is_cut_off(small):
+    """What was sent beyond the limit lies in the buffers of the system, some hundred kB, and not in the server."""
+    chunk = b"4000\r\n" + bytes(0x4000) + b"\r\n"
+    with socket.create_connection(("127.0.0.1", small.port), timeout=20) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+        connection.sendall(head(small, "Content-Type: image/png", "Transfer-Encoding: chunked"))
+        sent = 0
+        connection.settimeout(0.5)
+        with pytest.raises((TimeoutError, ConnectionError)):
+            while sent < 100_000_000:
+                connection.sendall(chunk)
+                sent += len(chunk)
+        check_answer(connection.recv(65536), 413, "too_large_bytes")
+    assert sent < 10_000_000
+
+
+def test_the_largest_file_is_taken(small):
+    data = picture(0) + bytes(LIMIT)
+    assert small.predict(data[:LIMIT]).status_code == 200
+    check_problem(small.predict(data[: LIMIT + 1]), 413, "too_large_bytes")
+    form = {"image": ("a.png", data[:LIMIT])}
+    assert small.client.post("/predict", files=form).status_code == 200
+
+
+# --- who may ask -----------------------------------------------------------------------------------------------------
+
+
+def test_the_token_is_wanted_for_all_but_health_and_the_page(small):
+    with httpx.Client(base_url=small.started["url"]) as stranger:
+        for path in ("/model", "/metrics", "/openapi.json", "/v2", "/v2/models/tiny", "/nothing"):
+            refused = stranger.get(path)
+            check_problem(refused, 401, "unauthorized")
+            assert refused.headers["www-authenticate"] == "Bearer"
+        check_problem(stranger.post("/predict", content=picture(0)), 401, "unauthorized")
+        for wrong in ("Bearer", "Bearer s3cre", "Bearer s3crett", "Basic s3cret", "\xff"):
+            headers = {"authorization": wrong.encode("latin1")}
+            check_problem(stranger.get("/model", headers=headers), 401, "unauthorized")
+        for path in ("/healthz", "/readyz", "/v2/health/ready", "/", "/page/page.js"):
+            assert stranger.get(path).status_code == 200
+    assert small.client.get("/model").status_code == 200
+
+
+def test_defaults_are_careful(server):
+    assert ServeConfig().host == "127.0.0.1"
+    addresses = [
+        each.address for found in psutil.net_if_addrs().values() for each in found if each.family == socket.AF_INET
+    ]
+    for address in addresses:
+        with socket.socket() as connection:
+            reached = connection.connect_ex((address, server.port)) == 0
+            assert reached == address.startswith("127.")
+    answer = server.client.get("/", headers={"origin": "http://elsewhere.example"})
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "server" not in answer.headers
+
+
+def test_answers_leave_at_once():
+    """With Nagle's algorithm each would wait 40 ms for the acknowledgement of its first half."""
+    with bound(ServeConfig(port=0)) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.proto == socket.IPPROTO_TCP
+
+
+# --- clients that mean ill -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_who_drips_is_closed_and_the_others_are_served(server, count):
+    stop, lasted = threading.Event(), []
+
+    def drip(number):
+        start = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
+        if number % 2:
+            start += b"Content-Type: image/png\r\nContent-Length: 5000\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            began = time.monotonic()
+            connection.sendall(start)
+            connection.settimeout(0.5)
+            while not stop.is_set():
+                try:
+                    connection.sendall(b"x")
+                    if connection.recv(4096) == b"":
+                        break
+                except TimeoutError:
+                    continue
+                except OSError:
+                    break
+            lasted.append(time.monotonic() - began)
+
+    with ThreadPoolExecutor(count) as pool:
+        for number in range(count):
+            pool.submit(drip, number)
+        good = []
+        for _ in range(200):
+            good.append(server.predict(picture(0)).status_code)
+            if len(lasted) == count:
+                break
+            time.sleep(0.06)
+        wait_for(lambda: len(lasted) == count)
+        stop.set()
+    assert set(good) == {200}
+    assert max(lasted) <= 10
+
+
+def bad_requests(count):
+    """(content type, body) of each; mutants of pictures, some of which are still pictures, and forms."""
+    chance = random.Random(0)
+    files = [picture(seed, kind) for seed, kind in enumerate(("PNG", "JPEG", "WEBP"))]
+    for number in range(count):
+        data = bytearray(files[number % 3])
+        for _ in range(chance.choice((1, 4, 30))):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        if chance.random() < 0.4:
+            del data[chance.randrange(len(data)) :]
+        body = bytes(data)
+        kind = chance.choice(("raw", "raw", "raw", "form", "text", "packed", "noise"))
+        if kind == "form":
+            whole = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n' + body + b"\r\n--x--\r\n"
+            start, end = sorted(chance.randrange(len(whole)) for _ in range(2))
+            yield {"content-type": "multipart/form-data; boundary=x"}, whole[:start] + whole[end:]
+        elif kind == "text":
+            yield {"content-type": chance.choice(("text/html", "application/json", "image/svg+xml", "x"))}, body
+        elif kind == "packed":
+            yield {"content-type": "image/png", "content-encoding": "gzip"}, gzip.compress(bytes(10**6))
+        elif kind == "noise":
+            yield {"content-type": "image/jpeg"}, chance.randbytes(chance.randrange(300))
+        else:
+            yield {"content-type": "image/png"}, body
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_bad_bodies_beside_good_ones(server, count):
+    good = server.predict(picture(7)).json()
+    limits = ServeConfig().limits
+    with ThreadPoolExecutor(4) as pool:
+
+        def ask(request):
+            headers, body = request
+            return request, server.client.post("/predict", content=body, headers=headers)
+
+        for number, ((headers, body), answer) in enumerate(pool.map(ask, bad_requests(count))):
+            if answer.status_code == 200:
+                assert "encoding" not in str(headers)
+                if not headers["content-type"].startswith("multipart"):
+                    decode(body, limits)
+                continue
+            assert 400 <= answer.status_code < 500, answer.text
+            told = answer.json()
+            check_problem(answer, told["status"], told["code"])
+            if headers == {"content-type": "image/png"}:
+                with pytest.raises(ImageError):
+                    decode(body, limits)
+            if number % 10 == 0:
+                assert server.predict(picture(7)).json()["probability"] == pytest.approx(good["probability"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"nonsense\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcde",
+        b"POST /predict HTTP/1.1\r\nContent-Length: 5\r\n\r\nabcde",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcdefgh\r\n",
+    ],
+)
+def test_what_is_no_http(server, lines):
+    check_answer(say(server, lines), 400, "malformed")
+
+
+# --- counting --------------------------------------------------------------------------------------------------------
+
+
+def test_counters_are_what_clients_count(server, pictures):
+    earlier = server.metrics()
+    asked = [*pictures[:9], b"x", b"", pictures[0][:50]]
+    with ThreadPoolExecutor(6) as pool:
+        statuses = [answer.status_code for answer in pool.map(server.predict, asked)]
+    server.client.get("/nothing")
+    later = server.metrics()
+
+    def grown(name):
+        return later.get(name, 0) - earlier.get(name, 0)
+
+    for status in (200, 400, 415):
+        assert grown(f'coatnet_answers_total{{endpoint="predict",status="{status}"}}') == statuses.count(status) > 0
+    assert grown('coatnet_answers_total{endpoint="other",status="404"}') == 1
+    assert grown("coatnet_images_computed_total") == 9
+    assert grown("coatnet_batch_images_sum") == len(asked)
+    assert grown("coatnet_wait_seconds_count") == len(asked)
+    assert grown('coatnet_answer_seconds_count{endpoint="predict"}') == len(asked)
+    assert [grown(f'coatnet_problems_total{{code="{code}"}}') for code in ("empty", "truncated", "not_found")] == [
+        1
+    ] * 3
+    assert (later["coatnet_ready"], later["coatnet_images_waiting"]) == (1, 0)

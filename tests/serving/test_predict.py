@@ -1,0 +1,132 @@
+"""What is answered: the same as `predict`, by each way to ask."""
+
+import base64
+
+import pytest
+
+from coatnet.classifier import Classifier
+from serving.conftest import picture
+from serving.servers import check_problem
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_classifier, pictures):
+    classifier = Classifier.load(tiny_classifier, device="cpu")
+    return [classifier.predict(data, top=2).as_dict() for data in pictures]
+
+
+def infer(server, images, **changes):
+    encoded = [base64.b64encode(image).decode() for image in images]
+    tensor = {"name": "image", "shape": [len(images)], "datatype": "BYTES", "data": encoded, **changes}
+    return server.client.post("/v2/models/tiny/infer", json={"id": "mine", "inputs": [tensor]})
+
+
+def test_the_answer_is_that_of_predict(server, pictures, expected):
+    assert [server.predict(data, top=2).json() for data in pictures] == expected
+
+
+def test_a_form_is_answered_as_the_file(server, pictures, expected):
+    answers = [
+        server.client.post("/predict", params={"top": 2}, files={"image": ("a.png", data)}).json() for data in pictures
+    ]
+    assert answers == expected
+
+
+def test_all_classes_and_their_time(server, pictures):
+    response = server.predict(pictures[0], top=100)
+    assert len(response.json()["top"]) == 3
+    assert sum(probability for _, probability in response.json()["top"]) == pytest.approx(1)
+    assert response.headers["server-timing"].startswith("answer;dur=")
+
+
+def test_infer_is_predict_in_order_of_classes(server, pictures, expected):
+    answer = infer(server, pictures[:5]).json()
+    assert (answer["model_name"], answer["model_version"], answer["id"]) == ("tiny", "1", "mine")
+    outputs = {output["name"]: output for output in answer["outputs"]}
+    assert outputs["probabilities"]["shape"] == [5, 3]
+    assert outputs["label"]["data"] == [one["label"] for one in expected[:5]]
+    rows = outputs["probabilities"]["data"]
+    for index, one in enumerate(expected[:5]):
+        by_name = dict(zip(("circle", "cross", "square"), rows[3 * index : 3 * index + 3], strict=True))
+        assert by_name[one["label"]] == pytest.approx(one["probability"], abs=1e-5)
+        assert sum(by_name.values()) == pytest.approx(1)
+
+
+def test_metadata_and_health_of_the_protocol(server):
+    get = server.client.get
+    assert get("/v2").json()["name"] == "coatnet"
+    assert get("/v2/health/live").json() == {"live": True}
+    for path in ("/v2/health/ready", "/v2/models/tiny/ready", "/v2/models/tiny/versions/1/ready"):
+        assert get(path).json() == {"ready": True}
+    metadata = get("/v2/models/tiny/versions/1").json()
+    assert metadata["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
+    assert metadata["outputs"][0]["shape"] == [-1, 3]
+    check_problem(get("/v2/models/other"), 404, "no_such_model")
+    check_problem(get("/v2/models/tiny/versions/2"), 404, "no_such_model")
+
+
+def test_what_infer_refuses(server, pictures):
+    check_problem(infer(server, pictures[:2], shape=[3]), 400, "wrong_shape")
+    check_problem(infer(server, pictures[:1], data=["%"]), 400, "not_base64")
+    check_problem(infer(server, pictures[:1], datatype="FP32"), 422, "invalid")
+    check_problem(infer(server, pictures[:1] * 1000), 413, "too_many_images")
+    refused = infer(server, [pictures[0], pictures[1][:90]])
+    check_problem(refused, 400, "corrupt")
+    assert refused.json()["detail"].startswith("Image 1: ")
+
+
+def test_what_predict_refuses(server, pictures):
+    post = server.client.post
+    check_problem(server.predict(b"no picture"), 415, "unsupported_format")
+    check_problem(server.predict(b""), 400, "empty")
+    check_problem(server.predict(pictures[0][:100]), 400, "truncated")
+    check_problem(server.predict(picture(0, "GIF")), 415, "unsupported_format")
+    check_problem(server.predict(picture(0, "PNG", (1, 101))), 400, "extreme_aspect")
+    check_problem(server.predict(pictures[0], top=0), 422, "invalid")
+    check_problem(server.predict(pictures[0], headers={"x-timeout-seconds": "soon"}), 422, "invalid")
+    check_problem(post("/predict", content=b"x", headers={"content-type": "text/plain"}), 415, "unsupported_media_type")
+    check_problem(post("/predict", content=b"x"), 415, "unsupported_media_type")
+    packed = {"content-type": "image/png", "content-encoding": "gzip"}
+    check_problem(post("/predict", content=b"x", headers=packed), 415, "unsupported_encoding")
+    check_problem(post("/predict", data={"image": "x"}, files={"other": b"y"}), 400, "malformed_form")
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    check_problem(post("/predict", content=b"--x\r\n\r\nabc", headers=form), 400, "malformed_form")
+    check_problem(post("/predict", content=b"", headers={"content-type": "multipart/form-data"}), 400, "malformed_form")
+
+
+def test_other_addresses_and_methods(server):
+    check_problem(server.client.get("/nothing"), 404, "not_found")
+    check_problem(server.client.get("/page/..%2fapp.py"), 404, "not_found")
+    check_problem(server.client.get("/page/app.py"), 404, "not_found")
+    check_problem(server.client.get("/predict"), 405, "method_not_allowed")
+    check_problem(server.client.post("/v2", content=b"x"), 405, "method_not_allowed")
+
+
+def test_too_many_pixels_are_refused_by_the_header(server):
+    """25 megapixels, where a user's own files may have 50."""
+    large = picture(0, "PNG", (6000, 4200))
+    check_problem(server.predict(large), 413, "too_many_pixels")
+
+
+def test_a_picture_is_turned_upright_as_predict_does(server, tiny_classifier):
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(io.BytesIO(picture(3))).save(buffer, "JPEG", exif=exif)
+    expected = Classifier.load(tiny_classifier, device="cpu").predict(buffer.getvalue())
+    assert server.predict(buffer.getvalue()).json() == expected.as_dict()
+
+
+def test_model_tells_what_the_page_needs(server):
+    assert server.client.get("/model").json() == {
+        "name": "tiny",
+        "classes": ["circle", "cross", "square"],
+        "image_size": [32, 32],
+        "max_bytes": 20_000_000,
+        "max_pixels": 25_000_000,
+        "timeout": 10,
+    }
