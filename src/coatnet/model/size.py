@@ -63,6 +63,13 @@ def part_sizes(config: CoAtNetConfig, height: int | None = None, width: int | No
     return parts
 
 
+def further_block_sizes(config: CoAtNetConfig) -> tuple[Size, ...]:
+    """What one more block costs in each of `config.stages`: sizes are linear in depths."""
+    grids = config.grids(config.image_size, config.image_size)[1:]
+    stages = zip(config.stages, grids, strict=True)
+    return tuple(_block(config, stage, stage.width, (grid, grid, grid)) for stage, grid in stages)
+
+
 def _tokens(grid: Grid) -> int:
     return grid[0] * grid[1]
 

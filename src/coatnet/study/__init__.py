@@ -1,0 +1,1 @@
+"""Which stages should convolve, and which should attend?"""
