@@ -178,6 +178,20 @@ def test_fractions_must_leave_something():
 # --- odd folders -----------------------------------------------------------------------------------------------------
 
 
+def test_shares_of_training_are_nested_and_stratified():
+    whole = open_data(DataConfig(path="digits"))
+    half, tenth = (open_data(DataConfig(path="digits", train_fraction=share)) for share in (0.5, 0.1))
+    assert set(tenth.train.names) < set(half.train.names) < set(whole.train.names)
+    assert (half.val.names, half.test.names) == (whole.val.names, whole.test.names)
+    for label in range(10):
+        assert (half.train.labels == label).sum() == round((whole.train.labels == label).sum() / 2)
+    other = open_data(DataConfig(path="digits", train_fraction=0.1, split_seed=1))
+    assert set(other.train.names) != set(tenth.train.names)
+    least = open_data(DataConfig(path="digits", train_fraction=1e-4))
+    assert sorted(least.train.labels) == list(range(10))
+    assert least.notes[-1] == f"10 of {len(whole.train)} training images are used."
+
+
 def test_hidden_other_and_nested_files(tmp_path):
     class_folder(tmp_path, {"a": 5, "b": 5})
     (tmp_path / "a" / ".hidden.png").write_bytes(image_bytes())

@@ -17,7 +17,8 @@ from coatnet.errors import ConfigError, ModelFileError, QualityError
 from coatnet.evaluation.evaluate import evaluate
 from coatnet.model.config import CoAtNetConfig
 from coatnet.training.config import TrainConfig, lay_over
-from coatnet.training.loop import resume, train
+from coatnet.training.log import read_metrics
+from coatnet.training.loop import TRAIN_SAMPLE, resume, train, training_sample
 from coatnet.training.recipes import small_data
 from coatnet.training.trainer import Trainer, draw_stochastic_depth
 
@@ -91,6 +92,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, run: dict[str
     same = ("step", "loss", "top1", "learning_rate")
     expected = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert [[line.get(key) for key in same] for line in lines] == [[line.get(key) for key in same] for line in expected]
+
+
+def test_evaluations_may_score_training_images_too(tmp_path: Path) -> None:
+    """As they are, in eval mode, by the same network as validation; training goes on as without."""
+    watched = config(steps=4, evaluate_every=2, evaluate_train=50, precision="float32")
+    train(watched, tmp_path / "watched")
+    lines = read_metrics(tmp_path / "watched" / "metrics.jsonl")
+    assert [line["step"] for line in lines if line.get("evaluation") == TRAIN_SAMPLE] == [2, 4]
+    sample = training_sample(open_data(watched.data).train, 50)
+    expected = evaluate(Classifier.load(tmp_path / "watched"), sample)
+    found = next(line for line in lines if line.get("evaluation") == TRAIN_SAMPLE and line["step"] == 4)
+    assert found["images"] == 50
+    assert found["loss"] == pytest.approx(expected.loss, rel=1e-5)
+    train(config(steps=4, evaluate_every=2, precision="float32"), tmp_path / "plain")
+    assert final(tmp_path / "watched") == final(tmp_path / "plain")
+    assert len(training_sample(open_data(watched.data).train, 10**6)) == len(open_data(watched.data).train)
 
 
 def test_workers_change_nothing(tmp_path: Path) -> None:

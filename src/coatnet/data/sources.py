@@ -3,7 +3,7 @@
 import difflib
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -16,7 +16,7 @@ from coatnet.data.imagenet import find_challenge, read_challenge
 from coatnet.data.named import NAMED_SETS, read_named
 from coatnet.data.samples import BytesSource, JoinedSource, Source, printable, some
 from coatnet.data.shards import is_shards, read_shards
-from coatnet.data.splitting import SplitRecord, apply_split, choose_split
+from coatnet.data.splitting import SplitRecord, apply_split, choose_split, take_share
 from coatnet.data.storage import is_address
 from coatnet.data.tables import parquet_files, read_csv, read_parquet
 from coatnet.errors import DataError
@@ -55,8 +55,11 @@ class DataConfig(Frozen):
     test_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of each class that becomes test where the data has no split at all; 0 for none. The name digits always
     takes 0.2."""
+    train_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of each class's training images that is used, at least one; with the same split_seed a smaller share is a
+    part of a larger one. For studies of what more images bring."""
     split_seed: int = 0
-    """Seed of the splits chosen here; it is not the seed of training, so that runs can be compared."""
+    """Seed of the splits and shares chosen here; it is not the seed of training, so that runs can be compared."""
     max_bad: float = Field(default=0.01, ge=0, le=1)
     """Share of training images that may be unreadable before training stops."""
     workers: int | None = Field(default=None, ge=0)
@@ -98,7 +101,7 @@ def open_data(config: DataConfig, record: SplitRecord | None = None) -> Splits:
     """Find the images and settle the splits. User data is only read.
 
     train, val and test given: as given. train and test given: val is a part of train. train and val given: no test.
-    Nothing given: val and test are parts of the whole.
+    Nothing given: val and test are parts of the whole. Of train only the share that is asked for is kept.
 
     Args:
         config: where the data is.
@@ -107,6 +110,16 @@ def open_data(config: DataConfig, record: SplitRecord | None = None) -> Splits:
     Raises:
         DataError: one line that says what was found and what was expected.
     """
+    splits = _split(config, record)
+    if config.train_fraction == 1:
+        return splits
+    train = take_share(splits.train, config.split_seed, config.train_fraction)
+    note = f"{len(train)} of {len(splits.train)} training images are used."
+    return replace(splits, train=train, notes=(*splits.notes, note))
+
+
+def _split(config: DataConfig, record: SplitRecord | None) -> Splits:
+    """All that there is, split."""
     found = find_parts(config)
     parts = dict(found.parts)
     pool = parts.pop("all", None) or parts.get("train")

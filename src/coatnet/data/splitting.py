@@ -102,6 +102,22 @@ def apply_split(source: Source, record: SplitRecord) -> tuple[Source, Source, So
     return source.subset(train), source.subset(sorted(val)), source.subset(sorted(test)) if test else None, notes
 
 
+def take_share(source: Source, split_seed: int, fraction: float) -> Source:
+    """A share of each class, at least one sample, in the order of the source; smaller shares are parts of larger ones.
+
+    Args:
+        source: the samples.
+        split_seed: within a class samples are ordered as in `choose_split`, and the first ones are taken.
+        fraction: of each class, above 0.
+    """
+    taken: list[int] = []
+    for label, class_name in enumerate(source.class_names):
+        members = np.flatnonzero(source.labels == label).tolist()
+        members.sort(key=lambda index: _rank(split_seed, class_name, source.names[index]))
+        taken += members[: _share(len(members), fraction, len(members))]
+    return source.subset(sorted(taken))
+
+
 def names_sha256(names: Sequence[str]) -> str:
     """SHA-256 of the sorted names, each followed by a line feed."""
     digest = hashlib.sha256()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,10 +75,11 @@ def vit_candidates(patch: int, choices: Mapping[str, Any], asked: Asked) -> Cand
     found = []
     for width in _multiples(choices["head_size"], WIDTH_UNIT, WIDEST):
         config = build("ViT", (1,), (width,), (patch,), choices)
-        if not _is_within(config, asked):
-            break
         depths = np.array([[depth] for depth in VIT_BLOCKS if width >= LEAST_WIDTH * depth], int).reshape(-1, 1)
-        found.append(_reached(config, depths, (width,), _unlike_aspect(depths[:, 0], width), asked))
+        reached = _reached(config, depths, (width,), _unlike_aspect(depths[:, 0], width), asked)
+        if reached is None:
+            break
+        found.append(reached)
     return _joined(found)
 
 
@@ -111,10 +112,17 @@ def hybrid_candidates(
 
     found = []
     units = [choices["head_size"] if letter == "T" else 1 for letter in letters[1:]]
-    for stages in _widths(units, lambda stages: _is_within(narrow(stages), asked)):
-        config = narrow(stages)
-        unlikeness = unlike_depths + _unlike_widths(stages, strides) + _unlike_aspect(depths[:, 2], stages[2])
-        found.append(_reached(config, depths, (config.stem_width, *stages), unlikeness, asked))
+    found = []
+    for second, third in _middle_widths(units):
+        for fourth in _multiples(units[2], third, third * MOST_WIDENING):
+            stages = (second // 2, second, third, fourth)
+            stem_width = max(WIDTH_UNIT, round(stages[0] * stem_share / WIDTH_UNIT) * WIDTH_UNIT)
+            config = build(letters, (2, 1, 1, 1, 1), (stem_width, *stages), strides, choices)
+            unlikeness = unlike_depths + _unlike_widths(stages, strides) + _unlike_aspect(depths[:, 2], third)
+            reached = _reached(config, depths, (stem_width, *stages), unlikeness, asked)
+            if reached is None:
+                break
+            found.append(reached)
     return _joined(found)
 
 
@@ -132,24 +140,11 @@ def build(
         raise ConfigError(f"model {explain(error)}", "see CoAtNetConfig for the fields and their ranges") from None
 
 
-def _widths(units: Sequence[int], is_within: Callable[[Sequence[int]], bool]) -> Iterator[tuple[int, ...]]:
-    """Widths of S1 to S4 from narrow to wide, as long as they are within reach; S2 is twice as wide as S1.
-
-    Args:
-        units: what the widths of S2 to S4 are multiples of.
-        is_within: tells whether any network of these widths can be within reach.
-    """
-    pairs = (
-        (second, third)
-        for second in _multiples(units[0], WIDTH_UNIT, WIDEST)
-        for third in _multiples(units[1], second, second * MOST_WIDENING)
-    )
-    for second, third in pairs:
-        for fourth in _multiples(units[2], third, third * MOST_WIDENING):
-            widths = second // 2, second, third, fourth
-            if not is_within(widths):
-                break
-            yield widths
+def _middle_widths(units: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Widths of S2 and S3, multiples of `units`; S1 is half as wide as S2."""
+    for second in _multiples(units[0], WIDTH_UNIT, WIDEST):
+        for third in _multiples(units[1], second, second * MOST_WIDENING):
+            yield second, third
 
 
 def _multiples(unit: int, least: int, most: float) -> Iterator[int]:
@@ -175,20 +170,11 @@ def _unlike_widths(widths: Sequence[int], strides: Sequence[int]) -> float:
     )
 
 
-def _leading(asked: Asked) -> tuple[int, float]:
-    """What bounds the search, and its place: parameters if they were asked, else multiply-adds."""
-    return next((index, wanted) for index, wanted in enumerate(asked) if wanted)
-
-
-def _is_within(config: CoAtNetConfig, asked: Asked) -> bool:
-    index, wanted = _leading(asked)
-    return model_size(config)[index] <= wanted * REACH
-
-
 def _reached(
     config: CoAtNetConfig, depths: Integers, widths: Sequence[int], unlikeness: Floats, asked: Asked
-) -> Candidates:
-    """The networks of some widths that are near what was asked; near its parameters alone if both were asked.
+) -> Candidates | None:
+    """The networks of some widths near the parameters that were asked for, or else near the multiply-adds; None if
+    already the one with the fewest blocks is too large.
 
     Args:
         config: of these widths with one block in each stage.
@@ -197,8 +183,11 @@ def _reached(
         unlikeness: for each of `depths`.
         asked: what their size should be.
     """
-    index, wanted = _leading(asked)
-    sizes = np.array(model_size(config)) + (depths - 1.0) @ np.array(further_block_sizes(config), float)
+    index, wanted = next((index, wanted) for index, wanted in enumerate(asked) if wanted)
+    least = model_size(config)
+    if least[index] > wanted * REACH:
+        return None
+    sizes = np.array(least) + (depths - 1.0) @ np.array(further_block_sizes(config), float)
     (near,) = np.nonzero(np.abs(np.log(sizes[:, index] / wanted)) <= math.log(REACH))
     return Candidates(depths[near], np.tile(widths, (len(near), 1)), sizes[near], unlikeness[near])
 

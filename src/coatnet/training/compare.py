@@ -83,7 +83,7 @@ def _summary(folder: Path) -> RunSummary:
     run = RunFolder(folder)
     config, lines = run.read_config(), read_metrics(run.metrics)
     speeds = sorted(line["images_per_second"] for line in lines if "images_per_second" in line)
-    accuracies = [line["top1"] for line in lines if "evaluation" in line]
+    accuracies = [line["top1"] for line in lines if line.get("evaluation") == "val"]
     final: dict[str, Any] = {}
     if run.evaluation.is_file():
         try:
@@ -153,5 +153,6 @@ def result_rows(comparison: Comparison) -> list[tuple[str, ...]]:
 
 
 def _series(run: RunSummary, key: str, *, evaluated: bool) -> Series:
-    lines = [line for line in run.lines if ("evaluation" in line) == evaluated and key in line]
+    wanted = "val" if evaluated else None
+    lines = [line for line in run.lines if line.get("evaluation") == wanted and key in line]
     return Series(name=run.name, x=[line["step"] for line in lines], y=[line[key] for line in lines])

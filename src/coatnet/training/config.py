@@ -97,6 +97,9 @@ class RunConfig(Frozen):
     """Of the forward and backward pass; weights stay float32. auto: bfloat16 where the machine computes in it."""
     evaluate_every: PositiveInt | None = None
     """Steps between evaluations on the validation split. Default: 10 evaluations, and at most one an epoch."""
+    evaluate_train: int = Field(0, ge=0)
+    """Training images, a fixed sample, that each evaluation scores too: as they are, not augmented, by the network that
+    validation sees. All there are if there are fewer; 0 for none."""
     save_every: PositiveInt | None = None
     """Steps between checkpoints. Default: with each evaluation, and at least every 500."""
     keep_checkpoints: PositiveInt = 2

@@ -24,7 +24,7 @@ class Pace(NamedTuple):
     step: float
     """One training step."""
     evaluation: float
-    """One evaluation on the validation split."""
+    """One evaluation on the validation split, and on training images where that is asked for."""
     final: float
     """The evaluation at the end."""
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from coatnet.data.loader import Batch, TrainingStream
 from coatnet.data.samples import printable
-from coatnet.data.sources import Splits, open_data
+from coatnet.data.sources import Source, Splits, open_data
 from coatnet.errors import Stopped
 from coatnet.evaluation.metrics import Evaluation
 from coatnet.model.guests import GuestConfig, check_guest
@@ -29,6 +30,8 @@ from coatnet.training.signals import StopRequestedError, StopSignal
 from coatnet.training.start import prepare, stream_of
 from coatnet.training.trainer import Trainer
 
+TRAIN_SAMPLE = "train_sample"
+"""What metrics.jsonl calls an evaluation on training images."""
 Watch = Callable[[int, Evaluation], None]
 """Told of each evaluation on the validation split, with the steps done; what it raises ends the run as it stands."""
 
@@ -197,6 +200,11 @@ def _next(batches: Iterator[Batch], count: int, stop: StopSignal) -> list[Batch]
         return [next(batches) for _ in range(count)]
 
 
+def training_sample(train: Source, count: int) -> Source:
+    """Some training images, spread evenly over the source: the same whenever they are asked for."""
+    return train.subset(np.unique(np.linspace(0, len(train) - 1, min(count, len(train))).astype(int)))
+
+
 def _is_over(work: _Work, trainer: Trainer) -> bool:
     """Whether the validation accuracy has stopped to rise for as long as the run is patient."""
     patience = work.config.run.patience
@@ -225,7 +233,11 @@ def _evaluate(work: _Work, trainer: Trainer, log: RunLog | SilentLog) -> None:
     if trainer.state.evaluated == step:
         return
     evaluation = trainer.evaluate(work.splits.val, "val", work.stop)
+    sample = training_sample(work.splits.train, work.config.run.evaluate_train)
+    seen = trainer.evaluate(sample, TRAIN_SAMPLE, work.stop) if len(sample) else None
     trainer.note(evaluation)
+    if seen is not None:
+        log.write({"step": step, "evaluation": TRAIN_SAMPLE, **seen.summary()})
     log.write({"step": step, "evaluation": "val", **evaluation.summary()})
     unread = len(evaluation.unreadable)
     counted = f", {unread} of {evaluation.num_images} images cannot be read and count as wrong" if unread else ""

@@ -90,7 +90,8 @@ def measure(config: TrainConfig, device: torch.device, stream: TrainingStream, s
     classifier = Classifier(TorchEngine(trial.averaged, str(device)), config.preprocess, config.class_names)
     last = final.subset(range(min(TIMED_IMAGES, len(final))))
     per_final = _second_time(lambda: evaluate(classifier, last, split=split)) / len(last)
-    return Pace(per_step, per_image * len(val), per_final * len(final))
+    scored = len(val) + min(config.run.evaluate_train, len(splits.train))
+    return Pace(per_step, per_image * scored, per_final * len(final))
 
 
 def _second_time(action: Callable[[], object]) -> float:
