@@ -111,8 +111,9 @@ class WindowAttention(Attention):
 
     def mix(self, qkv_3BhNd: Tensor, grid: Grid) -> Tensor:
         """Every token with those of its window."""
-        filled = tuple(size + -size % side for size, side in zip(grid, self.window, strict=True))
-        fill = (0, 0, 0, filled[1] - grid[1], 0, filled[0] - grid[0])
+        (height, width), (window_height, window_width) = grid, self.window
+        filled = (height + -height % window_height, width + -width % window_width)
+        fill = (0, 0, 0, filled[1] - width, 0, filled[0] - height)
         q, k, v = (self._windows(functional.pad(part.unflatten(2, grid), fill)) for part in qkv_3BhNd)
         allowed = None
         if filled != grid:
@@ -123,19 +124,21 @@ class WindowAttention(Attention):
             mixed_BhWnd = (_weights(q, k, None, allowed) + bias[:, None]) @ v
         else:
             mixed_BhWnd = _weights(q, k, None if bias is None else bias[:, None], allowed) @ v
-        return self._map(mixed_BhWnd, filled)[:, :, : grid[0], : grid[1]].flatten(2, 3)
+        return self._map(mixed_BhWnd, filled)[:, :, :height, :width].flatten(2, 3)
 
     def _windows(self, x_BhHWd: Tensor) -> Tensor:
         """`(B, h, H, W, d)` -> `(B, h, windows, n, d)`."""
-        height, width = self.window
-        rows = x_BhHWd.unflatten(3, (-1, width)).unflatten(2, (-1, height))
-        return rows.transpose(3, 4).flatten(4, 5).flatten(2, 3)
+        num_samples, num_heads, height, width, size = x_BhHWd.shape
+        down, across = self.window
+        parts = x_BhHWd.reshape(num_samples, num_heads, height // down, down, width // across, across, size)
+        return parts.transpose(3, 4).reshape(num_samples, num_heads, -1, down * across, size)
 
     def _map(self, x_BhWnd: Tensor, grid: Grid) -> Tensor:
         """The inverse of `_windows`."""
-        height, width = self.window
-        rows = x_BhWnd.unflatten(3, self.window).unflatten(2, (grid[0] // height, grid[1] // width))
-        return rows.transpose(3, 4).flatten(4, 5).flatten(2, 3)
+        num_samples, num_heads, _, _, size = x_BhWnd.shape
+        (height, width), (down, across) = grid, self.window
+        parts = x_BhWnd.reshape(num_samples, num_heads, height // down, width // across, down, across, size)
+        return parts.transpose(3, 4).reshape(num_samples, num_heads, height, width, size)
 
 
 class LinearAttention(Attention):
