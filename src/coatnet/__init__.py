@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from coatnet.errors import Stopped as Stopped
     from coatnet.evaluation.evaluate import evaluate as evaluate
     from coatnet.evaluation.metrics import Evaluation as Evaluation
+    from coatnet.explanation.explain import Explanation as Explanation
+    from coatnet.explanation.explain import explain as explain
     from coatnet.model.config import CoAtNetConfig as CoAtNetConfig
     from coatnet.model.family import create_model as create_model
     from coatnet.training import recipes as recipes
@@ -49,6 +51,7 @@ _HOMES = {
     ),
     "evaluation.evaluate": ("evaluate",),
     "evaluation.metrics": ("Evaluation",),
+    "explanation.explain": ("Explanation", "explain"),
     "model.config": ("CoAtNetConfig",),
     "model.family": ("create_model",),
     "training.config": ("TrainConfig",),

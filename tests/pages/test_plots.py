@@ -1,5 +1,6 @@
 """The PNG files are read back: their size, and pixels that only a drawn thing can have."""
 
+import subprocess
 import sys
 import warnings
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coatnet.pages.plots import Series, confusion, curves, mosaic, reliability, shortened
+from coatnet.pages.plots import Lines, Series, confusion, curves, line_panels, mosaic, reliability, shortened
 
 
 def pixels(path):
@@ -116,5 +117,22 @@ def test_shortened_keeps_both_ends():
     assert len(shortened("x" * 99, 10)) == 10
 
 
-def test_plots_leave_no_global_state():
-    assert "matplotlib.pyplot" not in sys.modules
+def test_plots_leave_no_global_state(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from coatnet.pages.plots import curves; "
+        "curves(Path(sys.argv[1]), []); print('matplotlib.pyplot' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a.png")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_line_panels_share_colours_and_one_legend(tmp_path):
+    first = [Series(name="random", x=[0, 1], y=[0.2, 0.4]), Series(name="map", x=[0, 1], y=[0.9, 0.1])]
+    panels = [Lines(title=title, x_label="x", y_label="y", lines=first) for title in ("deletion", "insertion")]
+    line_panels(tmp_path / "a.png", panels)
+    both = pixels(tmp_path / "a.png")
+    line_panels(tmp_path / "b.png", [Lines(title="", x_label="", y_label="", lines=first[:1])])
+    alone = pixels(tmp_path / "b.png")
+    half = both.shape[1] // 2
+    assert min(num_near(both[:, :half], VERMILION), num_near(both[:, half:], VERMILION)) > 100
+    assert num_near(alone, VERMILION) == 0

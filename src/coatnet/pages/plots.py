@@ -43,6 +43,23 @@ class Series:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lines:
+    """One panel of lines.
+
+    Args:
+        title: written above.
+        x_label: what runs to the right.
+        y_label: what runs up.
+        lines: the same name has the same colour in each panel of a plot.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: Sequence[Series]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bars:
     """One histogram.
 
@@ -164,6 +181,22 @@ def histograms(path: Path, panels: Sequence[Bars]) -> None:
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.set_title(one.title, fontsize=10)
+    _write(figure, path)
+
+
+def line_panels(path: Path, panels: Sequence[Lines]) -> None:
+    """Lines side by side on the same scale, one panel for each of `panels`, one legend for all."""
+    names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
+    figure = _figure(4.2 * len(panels), 3.8)
+    for one, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], strict=True):
+        for line in one.lines:
+            _draw_line(axes, line, names.index(line.name))
+        axes.set_title(one.title, fontsize=10, parse_math=False)
+        axes.set(xlabel=one.x_label, ylabel=one.y_label)
+    handles = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
+    legend = figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     _write(figure, path)
 
 

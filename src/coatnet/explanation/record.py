@@ -1,0 +1,80 @@
+"""One forward pass of a member, with what its stages gave and what its attention layers were given.
+
+Shapes: B batch, C channels, H height, W width, N = H * W tokens.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from coatnet.model.attention import Grid, RelativeAttention
+from coatnet.model.coatnet import CoAtNet
+from coatnet.model.config import CoAtNetConfig
+from coatnet.model.transformer import TransformerBlock
+
+
+@dataclass
+class Record:
+    """What was seen on the way. The tensors hang on the graph if gradients were enabled."""
+
+    logits: Tensor
+    """`(B, classes)`."""
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    """The output `(B, H, W, C)` of each stage, by its name."""
+    tokens: dict[str, tuple[Tensor, Grid]] = field(default_factory=dict)
+    """What each attention layer was given, `(B, N, C)` and its grid, by the name of its block."""
+
+
+def record(model: CoAtNet, images_BCHW: Tensor) -> Record:
+    """Run a member and keep what its stages gave.
+
+    Only the calls of this thread are recorded, so that the same network may answer others meanwhile.
+    """
+    seen = Record(images_BCHW)
+    caller = threading.get_ident()
+
+    def keep_map(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            if threading.get_ident() == caller:
+                seen.maps[name] = output
+
+        return hook
+
+    def keep_tokens(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if threading.get_ident() == caller:
+                seen.tokens[name] = inputs
+
+        return hook
+
+    with ExitStack() as hooks:
+        for name, stage in zip(stage_names(model.config), model.stages, strict=True):
+            hooks.callback(stage.register_forward_hook(keep_map(name)).remove)
+        for name, layer in attention_layers(model):
+            hooks.callback(layer.register_forward_pre_hook(keep_tokens(name)).remove)
+        seen.logits = model(images_BCHW)
+    return seen
+
+
+def stage_names(config: CoAtNetConfig) -> list[str]:
+    """S1, S2, ... as the paper counts; the halves of a mixed stage are told apart by their letter, as S3C and S3T."""
+    numbers = list(itertools.accumulate(int(not stage.continues) for stage in config.stages))
+    return [
+        f"S{number}" + (stage.block if numbers.count(number) > 1 else "")
+        for number, stage in zip(numbers, config.stages, strict=True)
+    ]
+
+
+def attention_layers(model: CoAtNet) -> Iterator[tuple[str, RelativeAttention]]:
+    """Name and attention layer of each transformer block, from the first on; S3.0 is the first block of S3."""
+    for name, stage in zip(stage_names(model.config), model.stages, strict=True):
+        for index, block in enumerate(stage.children()):
+            if isinstance(block, TransformerBlock):
+                yield f"{name}.{index}", block.attention
