@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from serving.conftest import picture
 
-FILES = [picture(seed, kind) for seed, kind in enumerate(("PNG", "JPEG", "WEBP"))]
+FILES = [picture(seed, kind, (8, 8)) for seed, kind in enumerate(("PNG", "JPEG", "WEBP"))]
 files = st.sampled_from(FILES)
 
 for media_type in ("image/png", "image/jpeg", "image/webp", "application/octet-stream"):

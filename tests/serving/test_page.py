@@ -162,3 +162,41 @@ def test_a_token_is_asked_for(browser, tiny_classifier):
         give(opened, ("a.png", picture(0)))
         assert opened.locator(".card.wrong").count() == 0
         context.close()
+
+
+def test_why(page):
+    """An overlay with a strength, of any method; the attention of a place that is clicked, or moved to by keys."""
+    (card,) = give(page, ("a.png", picture(0)))
+    assert card.locator(".look").is_hidden()
+    card.locator(".why").click()
+    layer, hint = card.locator(".layer"), card.locator(".hint")
+    expect(hint).to_contain_text("as the network saw it")
+    grad_cam = layer.get_attribute("src")
+    widths = [card.locator(name).evaluate("image => image.naturalWidth") for name in (".seen", ".layer")]
+    assert widths[0] == widths[1] > 0
+    card.locator(".strength").fill("20")
+    assert layer.evaluate("image => getComputedStyle(image).opacity") == "0.2"
+    assert card.locator(".place").is_hidden()
+
+    width, height = (card.locator(".stage").bounding_box()[side] for side in ("width", "height"))
+    card.locator(".stage").click(position={"x": width / 4, "y": height / 4})
+    expect(card.locator(".method")).to_have_value("attention")
+    expect(card.locator(".place")).to_be_visible()
+    expect(card.locator(".parts img")).to_be_visible()
+    expect(hint).to_contain_text("arrow keys")
+    assert layer.get_attribute("src") != grad_cam
+    marks = card.locator(".place").evaluate("mark => [mark.style.top, mark.style.left].map(parseFloat)")
+    assert marks == pytest.approx([25, 25], abs=1)
+
+    before = card.locator(".parts img").get_attribute("src")
+    card.locator(".stage").focus()
+    for _ in range(7):
+        page.keyboard.press("ArrowDown")
+    expect(card.locator(".parts img")).not_to_have_attribute("src", before)
+    card.locator(".depth").select_option(index=0)
+    assert len(card.locator(".depth option").all()) == 2  # the blocks of the network
+    if "SCREENSHOTS" in os.environ:
+        for width, scheme in ((360, "dark"), (1280, "light")):
+            page.set_viewport_size({"width": width, "height": 800})
+            page.emulate_media(color_scheme=scheme)
+            page.screenshot(path=Path(os.environ["SCREENSHOTS"]) / f"why-{width}-{scheme}.png", full_page=True)

@@ -51,8 +51,8 @@ def serve(
     if not published:
         find_folder(Path(classifier))
     try:
+        from coatnet.serving.messages import Job
         from coatnet.serving.server import serve as run
-        from coatnet.serving.worker import Job
     except ModuleNotFoundError as error:
         if (error.name or "coatnet").startswith("coatnet"):
             raise
