@@ -10,7 +10,7 @@ from PIL import Image
 import coatnet
 from coatnet.classifier import Classifier
 from coatnet.explanation.overlay import attention_tiles, enlarged, heat_layer
-from serving.conftest import picture
+from serving.conftest import MAX_BYTES, picture
 from serving.servers import check_problem
 
 
@@ -109,8 +109,9 @@ def test_other_addresses_and_methods(server):
 
 def test_too_many_pixels_are_refused_by_the_header(server):
     """25 megapixels, where a user's own files may have 50."""
-    large = picture(0, "PNG", (6000, 4200))
-    check_problem(server.predict(large), 413, "too_many_pixels")
+    buffer = io.BytesIO()
+    Image.new("L", (6000, 4200)).save(buffer, "PNG")
+    check_problem(server.predict(buffer.getvalue()), 413, "too_many_pixels")
 
 
 def test_a_picture_is_turned_upright_as_predict_does(server, tiny_classifier):
@@ -127,7 +128,7 @@ def test_model_tells_what_the_page_needs(server):
         "name": "tiny",
         "classes": ["circle", "cross", "square"],
         "image_size": [32, 32],
-        "max_bytes": 20_000_000,
+        "max_bytes": MAX_BYTES,
         "max_pixels": 25_000_000,
         "timeout": 10,
         "methods": ["grad_cam", "integrated_gradients", "rollout", "receptive_field", "attention"],

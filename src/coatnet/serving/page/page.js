@@ -70,10 +70,10 @@ function megabytes(bytes) {
 function addPictures(files) {
   for (const file of files) {
     const card = find("card").content.firstElementChild.cloneNode(true);
-    const image = card.querySelector("img");
+    const image = card.querySelector(".picture img");
     card.classList.add("waiting");
-    card.querySelector("figcaption").textContent = file.name;
-    card.querySelector("figcaption").title = file.name;
+    card.querySelector(".picture figcaption").textContent = file.name;
+    card.querySelector(".picture figcaption").title = file.name;
     image.alt = file.name;
     image.onerror = () => image.classList.add("broken");
     image.src = URL.createObjectURL(file);
@@ -148,7 +148,7 @@ function showProgress() {
 function clear() {
   numAsked -= waiting.length;
   waiting.length = 0;
-  for (const image of document.querySelectorAll("#cards img")) URL.revokeObjectURL(image.src);
+  for (const image of document.querySelectorAll(".picture img")) URL.revokeObjectURL(image.src);
   find("cards").replaceChildren();
   numAsked = numAsking;
   numDone = 0;
