@@ -8,11 +8,14 @@ from PIL import Image
 
 from serving.servers import Server
 
+MAX_BYTES = 1_000_000
+
 
 @pytest.fixture(scope="session")
 def server(tiny_classifier):
     """One for all tests that leave it as it was."""
-    with Server(tiny_classifier, "--name", "tiny", "--batch-size", 8, "--queue", 64) as running:
+    flags = ("--name", "tiny", "--batch-size", 8, "--queue", 64, "--max-bytes", MAX_BYTES)
+    with Server(tiny_classifier, *flags) as running:
         yield running
 
 

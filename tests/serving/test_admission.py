@@ -119,6 +119,16 @@ def test_nothing_is_computed_for_who_has_left(halted):
     assert halted.metrics()["coatnet_images_computed_total"] == computed + 2
 
 
+def test_explanations_are_made_one_at_a_time(halted):
+    with ThreadPoolExecutor(1) as pool:
+        headers = {"content-type": "image/png"}
+        first = pool.submit(halted.client.post, "/explain", content=picture(0), headers=headers)
+        wait_for(lambda: halted.metrics()["coatnet_images_waiting"] == 1)
+        check_problem(halted.client.post("/explain", content=picture(0), headers=headers), 429, "one_at_a_time")
+        halted.worker.resume()
+        assert first.result().status_code == 200
+
+
 # --- size ------------------------------------------------------------------------------------------------------------
 
 

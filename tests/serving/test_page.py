@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from serving.conftest import picture
+from serving.conftest import MAX_BYTES, picture
 from serving.servers import Server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -59,7 +59,7 @@ def test_several_pictures_at_once(page, server):
     assert len(cards) == 7
     for card, (name, data) in zip(cards, files, strict=True):
         expected = server.predict(data).json()
-        assert card.locator("figcaption").text_content() == name
+        assert card.locator(".picture figcaption").text_content() == name
         assert card.locator(".verdict").text_content() == expected["label"]
         bars = [bar.text_content() for bar in card.locator(".bars li").all()]
         assert bars == [f"{label}{100 * probability:.1f} %" for label, probability in expected["top"]]
@@ -71,19 +71,19 @@ def test_several_pictures_at_once(page, server):
 
 
 def test_a_broken_file_a_large_one_and_a_good_one(page):
-    large = picture(0) + bytes(20_000_001)
+    large = picture(0) + bytes(MAX_BYTES)
     broken, too_large, good = give(page, ("broken.png", b"nothing"), ("large.png", large), ("good.png", picture(1)))
     assert "(unsupported_format)" in broken.locator(".verdict").text_content()
-    assert broken.locator("img").get_attribute("class") == "broken"
-    assert "20 MB. (too_large_bytes)" in too_large.locator(".verdict").text_content()
+    assert broken.locator(".picture img").get_attribute("class") == "broken"
+    assert "more than 1.00 MB. (too_large_bytes)" in too_large.locator(".verdict").text_content()
     assert [card.get_attribute("class") for card in (broken, too_large, good)] == ["card wrong", "card wrong", "card"]
 
 
 def test_names_of_files_are_text(page):
     (card,) = give(page, (HOSTILE, picture(0)))
-    assert card.locator("figcaption").text_content() == HOSTILE
-    assert card.locator("img").count() == 1
-    assert card.locator("img").get_attribute("alt") == HOSTILE
+    assert card.locator(".picture figcaption").text_content() == HOSTILE
+    assert card.locator(".picture img").count() == 1
+    assert card.locator(".picture img").get_attribute("alt") == HOSTILE
 
 
 @pytest.mark.parametrize("event", ["paste", "drop"])
@@ -100,7 +100,7 @@ def test_paste_and_drop(page, event):
         [event, list(picture(0))],
     )
     page.wait_for_selector(".card:not(.waiting)")
-    assert page.locator("figcaption").text_content() == "given.png"
+    assert page.locator(".picture figcaption").text_content() == "given.png"
 
 
 def test_by_keyboard(page):
@@ -162,3 +162,41 @@ def test_a_token_is_asked_for(browser, tiny_classifier):
         give(opened, ("a.png", picture(0)))
         assert opened.locator(".card.wrong").count() == 0
         context.close()
+
+
+def test_why(page):
+    """An overlay with a strength, of any method; the attention of a place that is clicked, or moved to by keys."""
+    (card,) = give(page, ("a.png", picture(0)))
+    assert card.locator(".look").is_hidden()
+    card.locator(".why").click()
+    layer, hint = card.locator(".layer"), card.locator(".hint")
+    expect(hint).to_contain_text("as the network saw it")
+    grad_cam = layer.get_attribute("src")
+    widths = [card.locator(name).evaluate("image => image.naturalWidth") for name in (".seen", ".layer")]
+    assert widths[0] == widths[1] > 0
+    card.locator(".strength").fill("20")
+    assert layer.evaluate("image => getComputedStyle(image).opacity") == "0.2"
+    assert card.locator(".place").is_hidden()
+
+    width, height = (card.locator(".stage").bounding_box()[side] for side in ("width", "height"))
+    card.locator(".stage").click(position={"x": width / 4, "y": height / 4})
+    expect(card.locator(".method")).to_have_value("attention")
+    expect(card.locator(".place")).to_be_visible()
+    expect(card.locator(".parts img")).to_be_visible()
+    expect(hint).to_contain_text("arrow keys")
+    assert layer.get_attribute("src") != grad_cam
+    marks = card.locator(".place").evaluate("mark => [mark.style.top, mark.style.left].map(parseFloat)")
+    assert marks == pytest.approx([25, 25], abs=1)
+
+    assert len(card.locator(".depth option").all()) == 2  # the blocks of the network
+    card.locator(".depth").select_option(index=0)  # the other has one token, which attends to itself
+    before = card.locator(".parts img").get_attribute("src")
+    card.locator(".stage").focus()
+    for _ in range(7):
+        page.keyboard.press("ArrowDown")
+    expect(card.locator(".parts img")).not_to_have_attribute("src", before)
+    if "SCREENSHOTS" in os.environ:
+        for width, scheme in ((360, "dark"), (1280, "light")):
+            page.set_viewport_size({"width": width, "height": 800})
+            page.emulate_media(color_scheme=scheme)
+            page.screenshot(path=Path(os.environ["SCREENSHOTS"]) / f"why-{width}-{scheme}.png", full_page=True)

@@ -1,11 +1,16 @@
 """What is answered: the same as `predict`, by each way to ask."""
 
 import base64
+import io
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import coatnet
 from coatnet.classifier import Classifier
-from serving.conftest import picture
+from coatnet.explanation.overlay import attention_tiles, enlarged, heat_layer
+from serving.conftest import MAX_BYTES, picture
 from serving.servers import check_problem
 
 
@@ -62,7 +67,7 @@ def test_metadata_and_health_of_the_protocol(server):
     assert metadata["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
     assert metadata["outputs"][0]["shape"] == [-1, 3]
     check_problem(get("/v2/models/other"), 404, "no_such_model")
-    check_problem(get("/v2/models/tiny/versions/2"), 404, "no_such_model")
+    check_problem(get("/v2/models/tiny/versions/2"), 404, "no_such_version")
 
 
 def test_what_infer_refuses(server, pictures):
@@ -104,15 +109,12 @@ def test_other_addresses_and_methods(server):
 
 def test_too_many_pixels_are_refused_by_the_header(server):
     """25 megapixels, where a user's own files may have 50."""
-    large = picture(0, "PNG", (6000, 4200))
-    check_problem(server.predict(large), 413, "too_many_pixels")
+    buffer = io.BytesIO()
+    Image.new("L", (6000, 4200)).save(buffer, "PNG")
+    check_problem(server.predict(buffer.getvalue()), 413, "too_many_pixels")
 
 
 def test_a_picture_is_turned_upright_as_predict_does(server, tiny_classifier):
-    import io
-
-    from PIL import Image
-
     buffer = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -126,7 +128,53 @@ def test_model_tells_what_the_page_needs(server):
         "name": "tiny",
         "classes": ["circle", "cross", "square"],
         "image_size": [32, 32],
-        "max_bytes": 20_000_000,
+        "max_bytes": MAX_BYTES,
         "max_pixels": 25_000_000,
         "timeout": 10,
+        "methods": ["grad_cam", "integrated_gradients", "rollout", "receptive_field", "attention"],
     }
+
+
+def explain(server, data, **options):
+    return server.client.post("/explain", content=data, headers={"content-type": "image/png"}, params=options)
+
+
+def as_pixels(png):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
+
+
+def test_an_explanation_is_that_of_explain(server, tiny_classifier, pictures):
+    classifier = Classifier.load(tiny_classifier, device="cpu")
+    expected = coatnet.explain(classifier, pictures[0], methods=("grad_cam",))
+    answer = explain(server, pictures[0]).json()
+    assert (answer["label"], answer["probability"]) == (expected.label, pytest.approx(expected.probability))
+    picture = as_pixels(answer["image"])
+    assert (picture == enlarged(expected.image)).all()
+    assert [layer["title"] for layer in answer["layers"]] == [one.title for one in expected.heat_maps]
+    drawn = heat_layer(expected.heat_maps[-1], picture.shape[:2])
+    assert np.abs(as_pixels(answer["layers"][-1]["png"]).astype(int) - drawn).max() <= 1
+    assert answer["parts"] == []
+
+
+def test_attention_is_that_of_the_place(server, tiny_classifier, pictures):
+    classifier = Classifier.load(tiny_classifier, device="cpu")
+    expected = coatnet.explain(classifier, pictures[0], methods=(), at=(0, 24))
+    answer = explain(server, pictures[0], method="attention", row=0, column=0.75).json()
+    block = expected.attention[0]
+    assert [part["title"] for part in answer["parts"]] == [one.name for one in expected.attention]
+    tiles = attention_tiles(block.parts(expected.token_of(block)))
+    assert np.abs(as_pixels(answer["parts"][0]["png"]).astype(int) - tiles).max() <= 1
+    other = explain(server, pictures[0], method="attention", row=0.9, column=0.1).json()
+    assert other["layers"] != answer["layers"]
+
+
+def test_every_method_that_is_offered_works(server, pictures):
+    methods = server.client.get("/model").json()["methods"]
+    assert methods == ["grad_cam", "integrated_gradients", "rollout", "receptive_field", "attention"]
+    assert {explain(server, pictures[0], method=method).status_code for method in methods} == {200}
+
+
+def test_what_explain_refuses(server, pictures):
+    check_problem(explain(server, b"x"), 415, "unsupported_format")
+    check_problem(explain(server, pictures[0], method="guess"), 422, "invalid")
+    check_problem(explain(server, pictures[0], row=1), 422, "invalid")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from coatnet.classifier.folder import find_folder
-from coatnet.cli import tables
-from coatnet.cli.flags import parse_size
 from coatnet.errors import MissingPartError
 from coatnet.model.published import is_published_name
 from coatnet.serving.config import ServeConfig
@@ -46,13 +45,13 @@ def serve(
         device: auto, cpu, cuda, cuda:N or mps.
     """
     config: ServeConfig = flags or ServeFlags()
-    size = None if image_size is None else parse_size(image_size)
+    size = None if image_size is None else _size(image_size)
     published = is_published_name(classifier) and not Path(classifier).exists()
     if not published:
         find_folder(Path(classifier))
     try:
+        from coatnet.serving.messages import Job
         from coatnet.serving.server import serve as run
-        from coatnet.serving.worker import Job
     except ModuleNotFoundError as error:
         if (error.name or "coatnet").startswith("coatnet"):
             raise
@@ -71,8 +70,15 @@ def serve(
     run(config, job, _show_json if json else _show)
 
 
+def _size(text: str) -> tuple[int, int]:
+    # Not imported above: the flags of training need packages that a slim server has not.
+    from coatnet.cli.flags import parse_size
+
+    return parse_size(text)
+
+
 def _show_json(started: Started) -> None:
-    tables.show_json(asdict(started))
+    sys.stdout.write(dumps(asdict(started)) + "\n")
     sys.stdout.flush()
 
 

@@ -38,12 +38,14 @@ system would send a reset, which can overtake the answer."""
 
 ENDPOINTS = {
     re.compile(r"/predict"): "predict",
+    re.compile(r"/explain"): "explain",
     re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer"): "infer",
     re.compile(r"/(healthz|readyz)|/v2/health/(live|ready)"): "health",
     re.compile(r"/metrics"): "metrics",
     re.compile(r"/|/page/[^/]+"): "page",
+    re.compile(r"/model|/v2(/models/[^/]+.*)?"): "model",
 }
-ASKING = ("predict", "infer")
+ASKING = ("predict", "explain", "infer")
 """Endpoints that need the worker."""
 OPEN = ("health", "page")
 """Endpoints that need no token: probes have none, and the page must load to ask for it."""

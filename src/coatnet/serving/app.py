@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from importlib.resources import files
 from typing import Annotated, Any
@@ -12,65 +13,35 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from coatnet.frozen import Frozen
+from coatnet.explanation.explain import METHODS
 from coatnet.serving.admission import Admission
 from coatnet.serving.asking import ask
+from coatnet.serving.config import LONGEST_TIMEOUT
+from coatnet.serving.description import (
+    FORM_TYPE,
+    IMAGE_BODY,
+    IMAGE_TYPES,
+    PROBLEM_SCHEMA,
+    ExplainResponse,
+    ModelResponse,
+    PredictResponse,
+)
 from coatnet.serving.forms import image_of_form
 from coatnet.serving.kserve import create_router
+from coatnet.serving.messages import Classify, Explain, LookMethod
 from coatnet.serving.metrics import Metrics
-from coatnet.serving.problems import BUG, MEDIA_TYPE, Problem, ProblemError
+from coatnet.serving.problems import BUG, MEDIA_TYPE, ONE_AT_A_TIME, Problem, ProblemError
 from coatnet.serving.state import State, Timeout, problem_responses
 from coatnet.version import __version__
 
 MOST_CLASSES = 1000
 """Classes listed in one answer of /predict."""
-IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
-FORM_TYPE = "multipart/form-data"
+GRADIENT_PASSES = 3 * 64
+"""What integrated gradients take, in forward passes: 64 steps, each of them once forward and once, at twice the price,
+backward."""
+LOOK_METHODS = (*METHODS, "attention")
+Place = Annotated[float, Query(ge=0, lt=1, description="A fraction of the image's height or width.")]
 PAGE_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-PROBLEM_SCHEMA = {
-    "type": "object",
-    "description": "RFC 9457. `code` tells programs what happened, `detail` people.",
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "code": {"type": "string"},
-        "detail": {"type": "string"},
-    },
-    "required": ["type", "title", "status", "code", "detail"],
-    "additionalProperties": False,
-}
-_BINARY = {"type": "string", "format": "binary"}
-_FORM = {"type": "object", "properties": {"image": _BINARY}, "required": ["image"], "additionalProperties": False}
-PREDICT_BODY = {
-    "requestBody": {
-        "required": True,
-        "description": "An image file as it is, or a form with one.",
-        "content": {**{name: {"schema": _BINARY} for name in IMAGE_TYPES}, FORM_TYPE: {"schema": _FORM}},
-    }
-}
-
-
-class PredictResponse(Frozen):
-    """As `coatnet predict --json` tells it."""
-
-    label: str
-    """The most probable class."""
-    probability: float
-    """Of that class, in (0, 1]."""
-    top: list[tuple[str, float]]
-    """The most probable classes, best first."""
-
-
-class ModelResponse(Frozen):
-    """What is served, and what it takes."""
-
-    name: str
-    classes: list[str]
-    image_size: tuple[int, int]
-    max_bytes: int
-    max_pixels: int
-    timeout: float
 
 
 def create_app(state: State) -> Admission:
@@ -85,6 +56,7 @@ def create_app(state: State) -> Admission:
     _add_errors(app, metrics)
     _add_operation(app, state, metrics)
     _add_predict(app, state)
+    _add_explain(app, state)
     app.include_router(create_router(state))
     _add_page(app)
     app.openapi = lambda: _openapi(app, bool(state.config.token))  # type: ignore[method-assign]
@@ -146,28 +118,85 @@ def _add_predict(app: FastAPI, state: State) -> None:
         return ModelResponse(
             name=state.config.name,
             classes=list(state.model.class_names),
-            image_size=state.model.image_size,
+            image_size=list(state.model.image_size),
             max_bytes=limits.max_bytes,
             max_pixels=limits.max_pixels,
             timeout=state.config.timeout,
+            methods=list(LOOK_METHODS) if state.model.can_explain else [],
         )
 
     @app.post(
         "/predict",
         tags=["prediction"],
         response_model=PredictResponse,
-        openapi_extra=PREDICT_BODY,
+        openapi_extra=IMAGE_BODY,
         responses=problem_responses(400, 408, 413, 415, 429, 503, 504),
     )
     async def predict(
-        request: Request, top: Annotated[int, Query(ge=1, le=MOST_CLASSES)] = 5, timeout: Timeout = None
+        request: Request, top: Annotated[int, Query(ge=1, le=MOST_CLASSES)] = 5, timeout: Timeout = LONGEST_TIMEOUT
     ) -> Response:
         """Name what is to be seen in an image."""
         started = time.monotonic()
         image = await _image(request)
-        (prediction,) = await ask(request, state.batcher, [image], top=top, timeout=state.timeout(timeout))
+        (prediction,) = await ask(request, state.batcher, [image], Classify(top), state.timeout(timeout))
         taken = (time.monotonic() - started) * 1000
         return JSONResponse(prediction.as_dict(), headers={"server-timing": f"answer;dur={taken:.1f}"})
+
+
+def _add_explain(app: FastAPI, state: State) -> None:
+    @app.post(
+        "/explain",
+        tags=["prediction"],
+        response_model=ExplainResponse,
+        openapi_extra=IMAGE_BODY,
+        responses=problem_responses(400, 408, 413, 415, 429, 503, 504),
+    )
+    async def explain(
+        request: Request,
+        method: LookMethod = "grad_cam",
+        row: Place = 0.5,
+        column: Place = 0.5,
+        timeout: Timeout = LONGEST_TIMEOUT,
+    ) -> Response:
+        """Show what the classifier looked at: heat maps, or what the place at `row` and `column` attends to."""
+        image = await _image(request)
+        seconds = state.timeout(timeout)
+        _check_explainable(state, method, seconds)
+        state.is_explaining = True
+        try:
+            (found,) = await ask(request, state.batcher, [image], Explain(method, (row, column)), seconds)
+        finally:
+            state.is_explaining = False
+        return JSONResponse(
+            {
+                "label": found.label,
+                "probability": found.probability,
+                "image": _base64(found.image),
+                "layers": [{"title": title, "png": _base64(png)} for title, png in found.layers],
+                "parts": [{"title": title, "png": _base64(png)} for title, png in found.parts],
+            }
+        )
+
+
+def _check_explainable(state: State, method: LookMethod, seconds: float) -> None:
+    """See that an explanation can be made, and in time.
+
+    Raises:
+        ProblemError: it cannot.
+    """
+    if state.is_explaining:
+        raise ProblemError(ONE_AT_A_TIME)
+    assert state.model is not None
+    if not state.model.can_explain:
+        raise ProblemError(Problem(422, "does_not_apply", "An exported network has no gradients."))
+    expected = GRADIENT_PASSES / state.model.tuned.rate
+    if method == "integrated_gradients" and expected > seconds:
+        detail = f"Integrated gradients would take about {expected:.0f} s, more than the {seconds:g} s there are."
+        raise ProblemError(Problem(422, "too_slow", detail))
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 async def _image(request: Request) -> bytes:

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from coatnet.serving.messages import Answer, Answers, Explain, Item
 from coatnet.serving.metrics import Metrics
 from coatnet.serving.problems import EXPIRED, QUEUE_FULL, Problem, ProblemError
-from coatnet.serving.worker import Answer, Answers, Item
 
 
 @dataclass
@@ -86,10 +86,15 @@ class Batcher:
         batch: list[_Waiting] = []
         now = time.monotonic()
         while self._queue and len(batch) < self.batch_size:
+            is_alone = isinstance(self._queue[0].item.wanted, Explain)  # others would wait for its answer
+            if is_alone and batch:
+                break
             waiting = self._queue.popleft()
             if waiting.item.deadline > now and not waiting.answer.done():
                 self._metrics.wait_seconds.observe(now - waiting.since)
                 batch.append(waiting)
+                if is_alone:
+                    break
                 continue
             self._metrics.dropped.inc()
             _settle(waiting, EXPIRED)

@@ -9,6 +9,10 @@ MAX_PIXELS = 25_000_000
 """A 25-megapixel photograph: 75 MB as RGB, half of what a user's own files may be."""
 
 
+LONGEST_TIMEOUT = 600.0
+"""Seconds: no client of a web server waits longer."""
+
+
 class ServeConfig(Frozen):
     """Where and how to serve."""
 
@@ -27,7 +31,7 @@ class ServeConfig(Frozen):
     """Most images that are computed at once; default: measured at start."""
     queue: PositiveInt | None = None
     """Most images that wait; one more is answered 429. Default: what is computed in a second, two to eight batches."""
-    timeout: float = Field(default=10, ge=0.1, le=600)
+    timeout: float = Field(default=10, ge=0.1, le=LONGEST_TIMEOUT)
     """Seconds after which an answer is of no more use; a request may ask for less by `X-Timeout-Seconds`."""
     max_bytes: int = Field(default=20_000_000, ge=1)
     """Largest image file in bytes."""

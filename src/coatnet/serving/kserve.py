@@ -6,12 +6,14 @@ import base64
 import binascii
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Path, Request
 from pydantic import Field
 
 from coatnet.classifier import Prediction
 from coatnet.frozen import Frozen
 from coatnet.serving.asking import ask
+from coatnet.serving.config import LONGEST_TIMEOUT
+from coatnet.serving.messages import Classify
 from coatnet.serving.problems import LOADING, Problem, ProblemError
 from coatnet.serving.state import State, Timeout, problem_responses
 from coatnet.version import __version__
@@ -89,11 +91,14 @@ def create_router(state: State) -> APIRouter:
     """The endpoints below /v2."""
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
 
-    def known(model: str, version: str = VERSION) -> None:
-        if model != state.config.name or version != VERSION:
-            raise ProblemError(Problem(404, "no_such_model", "Neither this model nor this version is served here."))
+    # As defaults: a name from within a function cannot be found again in an annotation.
+    def know_model(model: str = Path(json_schema_extra={"enum": [state.config.name]})) -> None:
+        if model != state.config.name:
+            raise ProblemError(Problem(404, "no_such_model", "This model is not served here."))
 
-    model_is_known = Depends(known)
+    def know_version(version: str = Path(json_schema_extra={"enum": [VERSION]})) -> None:
+        if version != VERSION:
+            raise ProblemError(Problem(404, "no_such_version", "This version is not served here."))
 
     @router.get("")
     async def server_metadata() -> dict[str, Any]:
@@ -108,9 +113,12 @@ def create_router(state: State) -> APIRouter:
         state.check_ready()
         return {"ready": True}
 
-    for prefix in ("/models/{model}", "/models/{model}/versions/{version}"):
+    for prefix, is_known in {
+        "/models/{model}": [Depends(know_model)],
+        "/models/{model}/versions/{version}": [Depends(know_model), Depends(know_version)],
+    }.items():
 
-        @router.get(prefix, responses=problem_responses(404, 503), dependencies=[model_is_known])
+        @router.get(prefix, responses=problem_responses(404, 503), dependencies=is_known)
         async def metadata() -> ModelMetadata:
             if state.model is None:
                 raise ProblemError(LOADING)
@@ -126,7 +134,7 @@ def create_router(state: State) -> APIRouter:
                 ],
             )
 
-        @router.get(f"{prefix}/ready", responses=problem_responses(404, 503), dependencies=[model_is_known])
+        @router.get(f"{prefix}/ready", responses=problem_responses(404, 503), dependencies=is_known)
         async def model_ready() -> dict[str, bool]:
             state.check_ready()
             return {"ready": True}
@@ -134,11 +142,11 @@ def create_router(state: State) -> APIRouter:
         @router.post(
             f"{prefix}/infer",
             responses=problem_responses(400, 404, 413, 415, 422, 429, 503, 504),
-            dependencies=[model_is_known],
+            dependencies=is_known,
         )
-        async def infer(body: InferRequest, request: Request, timeout: Timeout = None) -> InferResponse:
+        async def infer(body: InferRequest, request: Request, timeout: Timeout = LONGEST_TIMEOUT) -> InferResponse:
             predictions = await ask(
-                request, state.batcher, _images(body, state), top=None, timeout=state.timeout(timeout)
+                request, state.batcher, _images(body, state), Classify(top=None), state.timeout(timeout)
             )
             names = [
                 output.name for output in body.outputs or [OutputName(name="probabilities"), OutputName(name="label")]

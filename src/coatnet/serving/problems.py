@@ -51,6 +51,7 @@ class ProblemError(Exception):
 
 
 QUEUE_FULL = Problem(429, "queue_full", "More images wait than can be computed in time.")
+ONE_AT_A_TIME = Problem(429, "one_at_a_time", "Another explanation is being made.")
 MEMORY_FULL = Problem(429, "memory_full", "The bodies of other requests fill the memory set aside for them.")
 LOADING = Problem(503, "loading", "The classifier is being loaded.")
 DRAINING = Problem(503, "draining", "The server is about to stop.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import signal
 import socket
 from collections.abc import Callable, Generator
@@ -18,11 +19,11 @@ from coatnet.errors import ConfigError
 from coatnet.serving.admission import Admission
 from coatnet.serving.app import create_app
 from coatnet.serving.config import ServeConfig
+from coatnet.serving.messages import Job, Ready
 from coatnet.serving.metrics import Metrics
 from coatnet.serving.protocol import DeadlineProtocol
 from coatnet.serving.state import State
 from coatnet.serving.supervisor import Supervisor
-from coatnet.serving.worker import Job, Ready
 
 NOTICE_SECONDS = 1.0
 """After SIGTERM: as long as `readyz` says 503 at least, so that a balancer that asks each second sees it."""
@@ -67,6 +68,7 @@ def serve(config: ServeConfig, job: Job, tell: Tell) -> None:
         CoatnetError: the classifier cannot be loaded; requests were never taken.
         ResourceError: the worker dies again and again.
     """
+    logging.getLogger("python_multipart").disabled = True  # a line for each bad form would let anyone flood the log
     with bound(config) as listener:
         asyncio.run(_serve(config, job, listener, tell))
 

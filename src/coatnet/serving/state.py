@@ -9,17 +9,17 @@ from fastapi import Header
 
 from coatnet.serving.asking import SHORTEST_TIMEOUT
 from coatnet.serving.batcher import Batcher
-from coatnet.serving.config import ServeConfig
+from coatnet.serving.config import LONGEST_TIMEOUT, ServeConfig
+from coatnet.serving.messages import Ready
 from coatnet.serving.problems import DRAINING, LOADING, MEDIA_TYPE, ProblemError
 from coatnet.serving.supervisor import Supervisor
-from coatnet.serving.worker import Ready
 
 Timeout = Annotated[
-    float | None,
+    float,
     Header(
         alias="X-Timeout-Seconds",
         ge=SHORTEST_TIMEOUT,
-        allow_inf_nan=False,
+        le=LONGEST_TIMEOUT,
         description="After so many seconds the answer is of no use; no more than the server's own timeout.",
     ),
 ]
@@ -33,6 +33,8 @@ class State:
     supervisor: Supervisor
     is_draining: bool = False
     """Whether the server is about to stop."""
+    is_explaining: bool = False
+    """Whether an explanation waits or is made: there is one at a time, so that they do not crowd out predictions."""
 
     @property
     def batcher(self) -> Batcher:
@@ -44,9 +46,9 @@ class State:
         """What is served, None while the first is loaded."""
         return self.supervisor.model
 
-    def timeout(self, asked: float | None) -> float:
+    def timeout(self, asked: float) -> float:
         """Seconds that an answer may take."""
-        return min(asked or self.config.timeout, self.config.timeout)
+        return min(asked, self.config.timeout)
 
     def check_ready(self) -> None:
         """See that requests are taken.

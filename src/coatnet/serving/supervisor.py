@@ -15,9 +15,10 @@ from typing import TypeVar
 
 from coatnet.errors import CoatnetError, ResourceError
 from coatnet.serving.batcher import Batcher
+from coatnet.serving.messages import Answers, Item, Job, Ready
 from coatnet.serving.metrics import Metrics
 from coatnet.serving.problems import WORKER_DIED, ProblemError
-from coatnet.serving.worker import Answers, Item, Job, Ready, work
+from coatnet.serving.worker import work
 
 MOST_DEATHS, DEATHS_SECONDS = 3, 60
 """A worker that dies three times in a minute dies of something that a fourth start will not mend."""

@@ -12,9 +12,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,65 +20,11 @@ from numpy.typing import NDArray
 from coatnet.classifier import Classifier, Prediction
 from coatnet.data.images import ImageError, ImageLimits, decode
 from coatnet.errors import CoatnetError
+from coatnet.runtime.engines import TorchEngine
+from coatnet.serving.looking import look
+from coatnet.serving.messages import Answer, Answers, Classify, Explain, Item, Job, Ready
 from coatnet.serving.problems import EXPIRED, FAILED, Problem, of_image
-from coatnet.serving.tuning import Tuned, apply_threads, tune
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker is started for."""
-
-    path: str
-    """A run folder, a classifier folder or the name of published weights."""
-    published: bool
-    device: str
-    image_size: tuple[int, int] | None
-    limits: ImageLimits
-    threads: int | None
-    batch_size: int | None
-
-    def open(self) -> Classifier:
-        """Load the classifier.
-
-        Raises:
-            CoatnetError: it cannot be.
-        """
-        classifier = (Classifier.published if self.published else Classifier.load)(self.path, self.device)
-        return classifier.at_size(self.image_size) if self.image_size else classifier
-
-
-@dataclass(frozen=True)
-class Ready:
-    """What a worker says once it has loaded."""
-
-    class_names: tuple[str, ...]
-    image_size: tuple[int, int]
-    tuned: Tuned
-
-
-@dataclass(frozen=True)
-class Item:
-    """One image to classify."""
-
-    data: bytes
-    """The file."""
-    top: int | None
-    """Classes to list, best first; None for all in their own order."""
-    deadline: float
-    """On the clock of `time.monotonic`, which processes of one machine share."""
-
-
-Answer: TypeAlias = Prediction | Problem
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a worker says of a batch."""
-
-    answers: list[Answer]
-    """One per item, in order."""
-    num_computed: int
-    """Items that the network saw."""
+from coatnet.serving.tuning import apply_threads, tune
 
 
 def work(connection: Connection, job: Job) -> None:
@@ -97,13 +41,17 @@ def work(connection: Connection, job: Job) -> None:
     try:
         classifier = job.open()
         ready = Ready(
-            classifier.class_names, classifier.preprocess.image_size, tune(classifier, job.threads, job.batch_size)
+            class_names=classifier.class_names,
+            image_size=classifier.preprocess.image_size,
+            tuned=tune(classifier, job.threads, job.batch_size),
+            can_explain=isinstance(classifier.engine, TorchEngine),
         )
     except (CoatnetError, OSError, ImportError, MemoryError) as error:
         connection.send(error)
         return
     apply_threads(classifier, ready.tuned.threads)
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), ThreadPoolExecutor() as pool:
+    pool = ThreadPoolExecutor(max(1, ready.tuned.threads))  # decoding; each holds one image of full size
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), pool:
         connection.send(ready)
         while True:
             connection.send(answer(classifier, connection.recv(), job.limits, pool))
@@ -131,13 +79,23 @@ def answer(classifier: Classifier, items: Sequence[Item], limits: ImageLimits, p
             found[index] = EXPIRED
         else:
             images[index] = image
-    most = max((item.top or len(classifier.class_names) for item in items), default=1)
-    for index, prediction in zip(images, _predict(classifier, list(images.values()), most), strict=True):
-        found[index] = _listed(prediction, items[index].top, classifier.class_names)
+    for index, one in zip(images, _answers(classifier, items, images), strict=True):
+        found[index] = one
     return Answers([each for each in found if each is not None], len(images))
 
 
-def _predict(classifier: Classifier, images: list[NDArray[np.uint8]], top: int) -> list[Answer]:
+def _answers(classifier: Classifier, items: Sequence[Item], images: dict[int, NDArray[np.uint8]]) -> list[Answer]:
+    wanted = [items[index].wanted for index in images]
+    if len(wanted) == 1 and isinstance(wanted[0], Explain):  # explanations come alone
+        (image,) = images.values()
+        return [look(classifier, image, wanted[0])]
+    tops = [each.top for each in wanted if isinstance(each, Classify)]
+    most = max((top or len(classifier.class_names) for top in tops), default=1)
+    predictions = _predict(classifier, list(images.values()), most)
+    return [_listed(one, top, classifier.class_names) for one, top in zip(predictions, tops, strict=True)]
+
+
+def _predict(classifier: Classifier, images: list[NDArray[np.uint8]], top: int) -> list[Prediction | Problem]:
     """The whole batch, or if that fails each image by itself, so that only the one to blame goes without."""
     if not images:
         return []
@@ -150,7 +108,7 @@ def _predict(classifier: Classifier, images: list[NDArray[np.uint8]], top: int) 
         return [each for image in images for each in _predict(classifier, [image], top)]
 
 
-def _listed(answer: Answer, top: int | None, class_names: Sequence[str]) -> Answer:
+def _listed(answer: Prediction | Problem, top: int | None, class_names: Sequence[str]) -> Answer:
     """With the `top` best classes, or with all of them in their own order."""
     if isinstance(answer, Problem):
         return answer

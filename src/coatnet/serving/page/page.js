@@ -36,6 +36,11 @@ async function ask(path, options) {
   }
 }
 
+function post(path, file) {
+  const type = file.type || "application/octet-stream";
+  return ask(path, { method: "POST", headers: headers({ "Content-Type": type }), body: file });
+}
+
 async function greet() {
   try {
     const response = await ask("model", { headers: headers() });
@@ -65,10 +70,10 @@ function megabytes(bytes) {
 function addPictures(files) {
   for (const file of files) {
     const card = find("card").content.firstElementChild.cloneNode(true);
-    const image = card.querySelector("img");
+    const image = card.querySelector(".picture img");
     card.classList.add("waiting");
-    card.querySelector("figcaption").textContent = file.name;
-    card.querySelector("figcaption").title = file.name;
+    card.querySelector(".picture figcaption").textContent = file.name;
+    card.querySelector(".picture figcaption").title = file.name;
     image.alt = file.name;
     image.onerror = () => image.classList.add("broken");
     image.src = URL.createObjectURL(file);
@@ -99,26 +104,26 @@ async function answer({ file, card }) {
   }
   try {
     const started = performance.now();
-    const type = file.type || "application/octet-stream";
-    const response = await ask("predict?top=5", { method: "POST", headers: headers({ "Content-Type": type }), body: file });
+    const response = await post("predict?top=5", file);
     if (!response.ok) {
       showProblem(card, await problemOf(response));
       return;
     }
     const prediction = await response.json();
-    showAnswer(card, prediction, performance.now() - started, response.headers.get("Server-Timing"));
+    showAnswer(card, file, prediction, performance.now() - started, response.headers.get("Server-Timing"));
   } catch {
     showProblem(card, "The server does not answer.");
   }
 }
 
-function showAnswer(card, prediction, milliseconds, timing) {
+function showAnswer(card, file, prediction, milliseconds, timing) {
   card.classList.remove("waiting");
   card.querySelector(".verdict").textContent = prediction.label;
   card.querySelector(".bars").replaceChildren(...prediction.top.map(([label, probability]) => bar(label, probability)));
   const server = /dur=([\d.]+)/.exec(timing ?? "");
   const inside = server ? `, ${Math.round(server[1])} ms of them in the server` : "";
   card.querySelector(".latency").textContent = `${Math.round(milliseconds)} ms${inside}`;
+  if (limits?.methods.length) offerLook(card, file, limits.methods);
 }
 
 function bar(label, probability) {
@@ -143,7 +148,7 @@ function showProgress() {
 function clear() {
   numAsked -= waiting.length;
   waiting.length = 0;
-  for (const image of document.querySelectorAll("#cards img")) URL.revokeObjectURL(image.src);
+  for (const image of document.querySelectorAll(".picture img")) URL.revokeObjectURL(image.src);
   find("cards").replaceChildren();
   numAsked = numAsking;
   numDone = 0;
