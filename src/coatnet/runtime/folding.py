@@ -167,7 +167,7 @@ class FoldedTransformerBlock(nn.Module):
     def _pooled(self, x_BNC: Tensor) -> Tensor:
         if self.pool is None:
             return x_BNC
-        return _tokens(self.pool(x_BNC.unflatten(1, self.before).permute(0, 3, 1, 2)))
+        return _tokens(self.pool(torch.unflatten(x_BNC, 1, self.before).permute(0, 3, 1, 2)))
 
 
 class FoldedAttention(nn.Module):
@@ -177,8 +177,8 @@ class FoldedAttention(nn.Module):
         super().__init__()
         self.num_heads = attention.num_heads
         width = attention.output.in_features
-        weights = attention.query_key_value.weight.split(width)
-        biases = attention.query_key_value.bias.split(width)
+        weights = torch.split(attention.query_key_value.weight, width)
+        biases = torch.split(attention.query_key_value.bias, width)
         scale = (width // self.num_heads) ** -0.5
         self.query = _linear(weights[0] * scale, biases[0] * scale)
         self.key, self.value = _linear(weights[1], biases[1]), _linear(weights[2], biases[2])
@@ -195,7 +195,7 @@ class FoldedAttention(nn.Module):
     def forward(self, x_BNC: Tensor) -> Tensor:
         """Args: x_BNC: tokens. Returns: the same number of tokens."""
         q_BhNd, k_BhNd, v_BhNd = (
-            layer(x_BNC).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            torch.unflatten(layer(x_BNC), 2, (self.num_heads, -1)).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )
         mask = self.bias_1hNN.to(q_BhNd.dtype)
