@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from coatnet.errors import ResourceError
+from coatnet.runtime.timing import peak_memory
 from coatnet.training.config import TrainConfig, lay_over
 from coatnet.training.forecast import forecast
 from coatnet.training.loop import train
-from coatnet.training.memory import fit, peak_memory, step_memory
+from coatnet.training.memory import fit, step_memory
 from coatnet.training.recipes import small_data
 from training.test_loop import TINY
 
