@@ -41,7 +41,7 @@ def test_what_a_step_needs_is_what_its_maps_take() -> None:
             seen.add(node)
             waiting += [following for following, _ in node.next_functions]
             for name in dir(node):
-                if name.startswith("_saved_"):
+                if name.startswith("_saved_") or name == "saved_tensors":  # of torch's formulas, and of ours
                     value = getattr(node, name)
                     for tensor in value if isinstance(value, (list, tuple)) else [value]:
                         if isinstance(tensor, torch.Tensor):
