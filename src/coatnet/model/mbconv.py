@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from coatnet.model.config import CoAtNetConfig
+from coatnet.model.expanded import depthwise, expand_and_norm, gated_dense
 
 
 class StochasticDepth(nn.Module):
@@ -99,10 +100,13 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Args: x_BHWC: `(B, H, W, C)`. Returns: the same shape."""
+        return x_BHWC * self.gate(x_BHWC)[:, None, None, :]
+
+    def gate(self, x_BHWC: Tensor) -> Tensor:
+        """Args: x_BHWC: `(B, H, W, C)`. Returns: the factor of each channel, `(B, C)` from 0 to 1."""
         num_places = x_BHWC.shape[1] * x_BHWC.shape[2]
         mean_BC = x_BHWC.sum((1, 2)) / num_places
-        gate_BC = torch.sigmoid(self.expand(functional.silu(self.reduce(mean_BC))))
-        return x_BHWC * gate_BC[:, None, None, :]
+        return torch.sigmoid(self.expand(functional.silu(self.reduce(mean_BC))))
 
 
 class MBConv(nn.Module):
@@ -140,7 +144,32 @@ class MBConv(nn.Module):
         shortcut = self.projection(self.pool(x_BHWC))
         # A 1x1 convolution of stride 2 is a dense layer on every second row and column.
         strided = self.norm(x_BHWC)[:, :: self.expand_stride, :: self.expand_stride]
+        if self._trains_lean(strided):
+            return shortcut + self.stochastic_depth(self._lean_branch(strided))
         inner = self.activation(self.expand_norm(self.expand(strided)))
         inner = channels_last(self.depthwise(channels_first(inner)))
         inner = self.activation(self.depthwise_norm(inner))
         return shortcut + self.stochastic_depth(self.shrink(self.squeeze_excitation(inner)))
+
+    def _trains_lean(self, strided_BHWC: Tensor) -> bool:
+        """Whether the forms of expanded.py serve: training on a CPU, in the paper's form."""
+        return (
+            self.training
+            and strided_BHWC.device.type == "cpu"
+            and isinstance(self.expand_norm, BatchNorm)
+            and self.depthwise.stride == (1, 1)
+            and strided_BHWC[..., 0].numel() > 1  # one place has no variance: the norm's own error tells
+        )
+
+    def _lean_branch(self, strided_BHWC: Tensor) -> Tensor:
+        """The residual branch from the expansion on, with fewer passes over the expanded map."""
+        grid = strided_BHWC.shape[1:3]
+        assert isinstance(self.expand_norm, BatchNorm)
+        inner_BNC = self.activation(expand_and_norm(strided_BHWC.flatten(1, 2), self.expand, self.expand_norm))
+        inner_BHWC = depthwise(inner_BNC.unflatten(1, grid), self.depthwise)
+        inner_BHWC = self.activation(self.depthwise_norm(inner_BHWC))
+        # Weights of each sample are smaller than its map only where it has more places than they have rows.
+        if isinstance(self.squeeze_excitation, SqueezeExcitation) and grid.numel() > 2 * self.shrink.out_features:
+            gate_BC = self.squeeze_excitation.gate(inner_BHWC)
+            return gated_dense(inner_BHWC.flatten(1, 2), gate_BC, self.shrink).view(*strided_BHWC.shape[:3], -1)
+        return self.shrink(self.squeeze_excitation(inner_BHWC))

@@ -11,10 +11,11 @@ from coatnet.errors import Stopped
 from coatnet.model.guests import GuestConfig, check_guest
 from coatnet.ranks import joined
 from coatnet.runtime.engines import find_device
+from coatnet.runtime.timing import peak_memory
 from coatnet.training.config import TrainConfig
 from coatnet.training.length import Pace
 from coatnet.training.machine import keep_freed_memory
-from coatnet.training.memory import capacity, peak_memory
+from coatnet.training.memory import capacity
 from coatnet.training.signals import StopRequestedError, StopSignal
 from coatnet.training.start import measure, prepare
 

@@ -31,15 +31,16 @@ def keep_freed_memory() -> None:
     """Ask glibc to keep the memory of freed tensors instead of giving it back to the kernel and fetching it again.
 
     A training step frees and takes the same large tensors every time; without this a quarter of a step on a CPU goes
-    into page faults (measured: 580,000 faults in 5 steps of a 3.6 M parameter network, 4,000 with it). Does nothing
-    where the C library is not glibc.
+    into page faults (measured: coatnet_0 at 224 px, 16 images in bfloat16: 260,000 faults and 1.92 s a step without,
+    none and 1.36 s with it). Does nothing where the C library is not glibc.
     """
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL("libc.so.6")
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-    libc.mallopt(mmap_threshold, 32 * 2**20)  # the largest that glibc accepts
-    libc.mallopt(trim_threshold, 2**31 - 1)
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
+    # No large tensor is mapped on its own: the threshold for that ends at 32 MiB, and a map of 16 images has more.
+    libc.mallopt(mmap_max, 0)
+    libc.mallopt(trim_threshold, -1)  # the largest there is: the parameter is unsigned where it is kept
 
 
 def describe(device: torch.device, command: str) -> dict[str, Any]:

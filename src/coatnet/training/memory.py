@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -144,18 +143,6 @@ def _hint(need: StepMemory, free: int, fitting: int | None) -> str:
 def gigabytes(count: int) -> str:
     """ "1.52 GB", 10^9 bytes."""
     return f"{count / 1e9:.2f} GB"
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has held so far: on a GPU what torch took of it, else of the computer."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)
-    status = Path("/proc/self/status")
-    if status.exists():  # resource.getrusage on Linux also counts the program that started this one
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def capacity(device: torch.device) -> int:
