@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Value = TypeVar("Value")
-_CLOSED = re.compile(r"Connection (closed|reset) by peer|Broken pipe")
+_CLOSED = re.compile(r"Connection (closed|reset) by peer|Broken pipe|connectFullMesh failed")
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others: they may still evaluate or write. A process that dies is seen at once."""
 
@@ -56,10 +56,14 @@ def joined() -> Iterator[None]:
         yield
         return
     import torch
+    from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]  # documented, not typed
 
-    cuda = torch.cuda.is_available()
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
+        # The addresses that an attempt before left in torchrun's store must not be taken for ours.
+        store, own, count = next(rendezvous("env://", timeout=PATIENCE))
+        attempt = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        torch.distributed.init_process_group(backend, timeout=PATIENCE, store=attempt, rank=own, world_size=count)
         yield
     except RuntimeError as error:
         # NCCL has a type of error for it, gloo only the words of the socket.
@@ -69,7 +73,8 @@ def joined() -> Iterator[None]:
             "another process of this run is gone", "see what it said, then start them all again with coatnet resume"
         ) from error
     finally:
-        torch.distributed.destroy_process_group()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def is_joined() -> bool:
@@ -81,15 +86,15 @@ def is_joined() -> bool:
     return torch.distributed.is_initialized()
 
 
-def any_rank(flag: bool) -> bool:
-    """Whether the flag is set on any rank; all ranks get the same answer, so that all stop at the same step."""
+def any_rank(*flags: bool) -> tuple[bool, ...]:
+    """Whether each flag is set on any rank; all ranks get the same answer, so that all stop at the same step."""
     if not is_joined():
-        return flag
+        return flags
     import torch
 
-    found = torch.tensor(int(flag))
+    found = torch.tensor([int(flag) for flag in flags])
     torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
-    return bool(found)
+    return tuple(bool(flag) for flag in found)
 
 
 def from_main(value: Value) -> Value:

@@ -300,3 +300,17 @@ def test_predict_over_several_batches(tiny_classifier, tmp_path, capsys):
     lines = run(capsys, "predict", tiny_classifier, folder, folder / "circle" / "0.png").splitlines()
     assert len(lines) == 37  # more than one batch of 32
     assert lines[-1] == lines[0]
+
+
+def test_train_opens_the_data_once_and_looks_once(image_folder, tmp_path, monkeypatch):
+    """Every image is read once to look at it (all of so few), once to be trained on or scored."""
+    from coatnet.data import sources
+    from coatnet.training import look
+
+    calls = []
+    for module, name in ((sources, "find_parts"), (look, "look_at")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, real=real, name=name: calls.append(name) or real(*given))
+    words = ["train", str(image_folder), "--steps", "1", "--batch-size", "4", "--workers", "0", "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    assert sorted(calls) == ["find_parts", "look_at"]

@@ -37,7 +37,7 @@ def outcome(words):
     def build():
         _, bound, _ = create_app([]).parse_args(["train", "digits", *words])
         flags = {part.removesuffix("_flags"): given_fields(bound.arguments.get(part)) for part in PARTS}
-        configs.append(build_config("digits", flags, bound.arguments.get("asked_flags") or Asked()))
+        configs.append(build_config("digits", flags, bound.arguments.get("asked_flags") or Asked())[0])
 
     with contextlib.redirect_stderr(io.StringIO()) as told:
         code = exit_code(build, ["train", "digits", *words])

@@ -110,6 +110,7 @@ def _make_runs(root):
     (root / "taken" / "diary.txt").write_text("mine")
     (root / "damaged_run").mkdir()
     (root / "damaged_run" / "config.json").write_text('{"format": 1, "data": {"path": ')
+    (root / "damaged_run" / "environment.json").write_text("{}")
     (root / "future_run").mkdir()
     (root / "future_run" / "config.json").write_text('{"format": 2}')
     shutil.copytree(root / "tiny", root / "damaged_split" / "classifier")

@@ -96,7 +96,7 @@ def test_the_recipe_runs_from_the_command_line(tmp_path: Path) -> None:
             Image.fromarray(pixels).save(tmp_path / "data" / label / f"{index}.png")
     flags = {"run": {"steps": 2, "batch_size": 4}, "data": {"workers": 0}, "model": {}, "optimizer": {}}
     asked = Asked(recipe="imagenet_21k", image_size="32")
-    config = build_config(str(tmp_path / "data"), {**flags, "augmentation": {}}, asked)
+    config, _ = build_config(str(tmp_path / "data"), {**flags, "augmentation": {}}, asked)
     assert (config.optimizer.loss, config.model.image_size) == ("sigmoid", 32)
     tiny = config.model.from_layout("CCTT", (2, 1, 1, 1, 1), (8, 8, 16, 32, 32), image_size=32, num_classes=2)
     assert train(config.replace(model=tiny), tmp_path / "run").evaluation.num_images > 0

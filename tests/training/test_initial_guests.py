@@ -130,13 +130,13 @@ def test_every_parameter_of_a_guest_is_in_one_layer(name, blocks):
 
 def test_auto_takes_published_weights_for_photographs(cache, tmp_path):
     data = str(photographs(tmp_path / "photographs", 128))
-    config = build_config(data, NOTHING, Asked(init=AUTO))
+    config, _ = build_config(data, NOTHING, Asked(init=AUTO))
     assert config.initial is None
     missed = config.choices[-1]
     assert "initial weights: none, though published ones would start better" in missed
     assert f"hf download {START_ON_CPU}" in missed
     published(cache, START_ON_CPU)
-    config = build_config(data, NOTHING, Asked(init=AUTO))
+    config, _ = build_config(data, NOTHING, Asked(init=AUTO))
     assert config.initial.source == START_ON_CPU
     assert config.model == member(START_ON_CPU).replace(num_classes=2)
 
@@ -145,11 +145,11 @@ def test_auto_takes_published_weights_for_photographs(cache, tmp_path):
 def test_auto_asks_nobody_when_something_else_is_asked_for(cache, tmp_path, asked):
     published(cache, START_ON_CPU)
     data = str(photographs(tmp_path / "photographs", 128))
-    assert build_config(data, NOTHING, asked).initial is None
+    assert build_config(data, NOTHING, asked)[0].initial is None
 
 
 def test_small_images_are_trained_from_scratch_without_a_word(cache, tmp_path):
     published(cache, START_ON_CPU)
-    config = build_config(str(photographs(tmp_path / "thumbnails", 100)), NOTHING, Asked())
+    config, _ = build_config(str(photographs(tmp_path / "thumbnails", 100)), NOTHING, Asked())
     assert config.initial is None
     assert not any("initial weights" in choice for choice in config.choices)

@@ -25,6 +25,14 @@ def test_only_matrices_and_kernels_are_decayed() -> None:
     assert sum(isinstance(module, RelativeBias) for module in model.modules()) == 2
 
 
+def test_a_run_of_one_step_has_its_peak_rate_and_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    config = OptimizerConfig(learning_rate=0.5, warmup=0.0)
+    optimizer = create_optimizer(CoAtNet(CONFIG), config)
+    create_schedule(optimizer, config, 1).step_update(0)
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    assert not caplog.records
+
+
 def test_layer_decay_scales_every_layer_once() -> None:
     model = CoAtNet(CONFIG)
     config = OptimizerConfig(learning_rate=1.0, final_learning_rate=0.0, warmup=0.0, weight_decay=0.3, layer_decay=0.5)

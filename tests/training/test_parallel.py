@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +18,11 @@ from coatnet.data.samples import BytesSource
 from coatnet.data.sources import DataConfig, open_data
 from coatnet.errors import ConfigError
 from coatnet.training.config import RunConfig, lay_over
-from coatnet.training.loop import resume, train
+from coatnet.training.loop import Run, resume, train
 from coatnet.training.parallel import num_parts
 from coatnet.training.recipes import small_data
+from training.test_faults import each, stored
 from training.test_loop import TINY
-
-WORKER = """
-import sys, torch
-from pathlib import Path
-from coatnet.training.config import TrainConfig
-from coatnet.training.loop import resume, train
-torch.set_num_threads(1)
-config, folder = sys.argv[1:]
-if config == "resume":
-    resume(folder)
-else:
-    train(TrainConfig.model_validate_json(Path(config).read_text()), folder)
-"""
 
 
 def config(**run):
@@ -49,17 +35,6 @@ def config(**run):
         data={"workers": 0},
         optimizer={"learning_rate": 1e-3},
     )
-
-
-def in_processes(count: int, what: str, folder: Path) -> None:
-    """What torchrun does, with torchrun."""
-    script = folder.parent / "worker.py"
-    script.write_text(WORKER)
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    done = subprocess.run(
-        [*words, str(script), what, str(folder)], capture_output=True, text=True, timeout=300, env={**os.environ}
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -75,13 +50,17 @@ def assert_near(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    (folder / "config.json").write_text(config().model_dump_json())
-    in_processes(2, str(folder / "config.json"), folder / "run")
+    codes, said = each(["two", "train", str(stored(config(), folder / "config.json")), str(folder / "run")])
+    assert codes == [0], said
     return folder / "run"
 
 
-def test_two_processes_equal_one_that_accumulates(two_processes, tmp_path):
-    alone = train(config(accumulate=2), tmp_path / "alone")
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Run:
+    return train(config(accumulate=2), tmp_path_factory.mktemp("alone") / "run")
+
+
+def test_two_processes_equal_one_that_accumulates(two_processes, alone, tmp_path):
     assert_near(weights(two_processes), weights(alone.folder))
     # One that does not cut the batch mixes other pairs and norms other images: the comparison can tell.
     whole = train(config(), tmp_path / "whole")
@@ -89,17 +68,14 @@ def test_two_processes_equal_one_that_accumulates(two_processes, tmp_path):
     assert max(differences) > 1e-3
 
 
-def test_every_image_is_scored_once(two_processes, tmp_path):
+def test_every_image_is_scored_once(two_processes, alone):
     found = json.loads((two_processes / "evaluation.json").read_text())
-    alone = train(config(accumulate=2), tmp_path / "alone").evaluation
-    assert found["images"] == alone.num_images == 359
-    assert found["loss"] == pytest.approx(alone.loss, rel=1e-3)
+    assert found["images"] == alone.evaluation.num_images == 359
+    assert found["loss"] == pytest.approx(alone.evaluation.loss, rel=1e-3)
     assert sum(one["support"] for one in found["classes"]) == 359
 
 
-def test_losses_are_the_mean_of_all_processes(two_processes, tmp_path):
-    alone = train(config(accumulate=2), tmp_path / "alone")
-
+def test_losses_are_the_mean_of_all_processes(two_processes, alone):
     def losses(folder):
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         return [line["loss"] for line in lines if "evaluation" not in line]

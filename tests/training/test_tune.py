@@ -35,6 +35,13 @@ def searched(tmp_path_factory):
     return tune(config(), folder, ("digits",), trials=3)
 
 
+def test_several_processes_are_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="tune runs in one process, and these are 2"):
+        tune(config(), tmp_path / "tune", ("digits",))
+    assert not (tmp_path / "tune").exists()
+
+
 def test_trial_0_is_the_recipe(searched) -> None:
     assert [trial.number for trial in searched.trials] == [0, 1, 2]
     assert searched.trials[0].settings == pytest.approx(recipe_settings(config()))

@@ -81,6 +81,8 @@ def examine(path: Path, sample: Sample | None = None) -> Examination:
     """
     if path.is_file():
         return _examine_weights(path)
+    if not path.exists():
+        raise ModelFileError(f"{path} does not exist.", "Give a run folder, a classifier folder or a file of weights.")
     folder = find_folder(path)
     try:
         contents = Contents.read(folder)

@@ -126,6 +126,10 @@ def find_folder(path: Path) -> Path:
             f"{path} is not a folder." if path.exists() else f"{path} does not exist.",
             "Give a run folder or a classifier folder.",
         )
+    if (path / "environment.json").is_file() and not (path / "classifier").exists():  # what every run folder has
+        raise ModelFileError(
+            f"{path} is a run that has not ended, and has no classifier yet.", f"Go on with it: coatnet resume {path}"
+        )
     folder = path / "classifier" if (path / "classifier").is_dir() else path
     found = sorted(entry.name for entry in folder.iterdir())
     missing = [name for name in (WEIGHTS, *JSON_FILES) if name not in found]

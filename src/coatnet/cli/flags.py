@@ -10,13 +10,13 @@ from cyclopts import Group, Parameter
 from pydantic import Field, PositiveInt, field_validator
 
 from coatnet.data.augmentation import AugmentationConfig
-from coatnet.data.sources import DataConfig, open_data, stored_path
+from coatnet.data.sources import DataConfig, Splits, stored_path
 from coatnet.errors import ConfigError
 from coatnet.frozen import Frozen
 from coatnet.model.config import CoAtNetConfig
 from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig, lay_over
 from coatnet.training.initial import AUTO, NONE, choose_initial
-from coatnet.training.look import PHOTOGRAPH, look_at
+from coatnet.training.look import PHOTOGRAPH, OpenedData, opened
 from coatnet.training.recipes import finetune, imagenet_1k, imagenet_1k_modern, imagenet_21k, jft, small_data
 
 
@@ -148,8 +148,8 @@ _FROM_SCRATCH: dict[str, Callable[..., TrainConfig]] = {
 }
 
 
-def build_config(data: str, flags: dict[str, dict[str, Any]], asked_for: Asked) -> TrainConfig:
-    """What the recipe chooses for the data, with the values given laid over it.
+def build_config(data: str, flags: dict[str, dict[str, Any]], asked_for: Asked) -> tuple[TrainConfig, Splits]:
+    """What the recipe chooses for the data, with the values given laid over it; and the data, which it had to open.
 
     Args:
         data: path of the data, or digits.
@@ -159,7 +159,7 @@ def build_config(data: str, flags: dict[str, dict[str, Any]], asked_for: Asked) 
     Raises:
         ConfigError: a recipe that does not go with these first weights, or an oblong size from scratch.
     """
-    source = DataConfig(path=data, **flags["data"])
+    source = opened(DataConfig(path=data, **flags["data"]))
     init, missed = _initial(source, asked_for)
     from_scratch, size = init == NONE, asked_for.size
     if asked_for.recipe and (asked_for.recipe == "finetune") == from_scratch:
@@ -180,14 +180,14 @@ def build_config(data: str, flags: dict[str, dict[str, Any]], asked_for: Asked) 
     asked = ", ".join(f"{name} {value}" for part in flags.values() for name, value in part.items())
     if asked:
         chosen = chosen.replace(choices=(*chosen.choices, f"as asked: {asked}"))
-    return lay_over(chosen, **{**flags, "data": {**flags["data"], "path": stored_path(data)}})
+    config = lay_over(chosen, **{**flags, "data": {**flags["data"], "path": stored_path(data)}})
+    return config, source.splits
 
 
-def _initial(source: DataConfig, asked_for: Asked) -> tuple[str, str]:
+def _initial(source: OpenedData, asked_for: Asked) -> tuple[str, str]:
     """First weights, and what to say of the choice, or ""."""
     if asked_for.init != AUTO:
         return asked_for.init, ""
     if asked_for.model or asked_for.recipe in _FROM_SCRATCH or min(asked_for.size or (PHOTOGRAPH,)) < PHOTOGRAPH:
         return NONE, ""
-    train = open_data(source).train
-    return choose_initial(len(train), look_at(train))
+    return choose_initial(len(source.splits.train), source.look)

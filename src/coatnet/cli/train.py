@@ -45,8 +45,8 @@ def train(  # noqa: PLR0913 (flags)
     """Train a classifier. What is not given is chosen from the data, said, and stored in the run's folder.
 
     Args:
-        data: folder of class folders, Parquet or CSV file, folder or address of tar shards, a name as cifar10, or the
-            name digits, which needs no files.
+        data: folder of class folders, Parquet or CSV file, folder or address of tar shards, a name as cifar10 or
+            hf:beans, or the name digits, which needs no files.
         out: folder of the run; default: runs/ and the name of the data, with a number if that is taken.
         resume: go on with the run in --out; start it if there is none.
         overwrite: remove the run in --out first.
@@ -70,19 +70,22 @@ def train(  # noqa: PLR0913 (flags)
     if goes_on:
         runs.check_unchanged(folder, data, flags, asked)
     else:
-        config = build_config(data, flags, asked)
+        config, splits = build_config(data, flags, asked)
         if is_main():
             tables.show_choices(config, folder)
     if dry_run:
         from coatnet.training.forecast import forecast  # imports torch: only when all that was typed is right
 
-        expected = forecast(config)
+        expected = forecast(config, splits)
         if is_main():
             tables.show_forecast(expected)
         return
     from coatnet.training import loop
 
     command = shlex.join(["coatnet", *sys.argv[1:]])
-    run = loop.resume(folder) if goes_on else loop.train(config, folder, overwrite=overwrite, command=command)
+    if goes_on:
+        run = loop.resume(folder)
+    else:
+        run = loop.train(config, folder, splits=splits, overwrite=overwrite, command=command)
     if is_main():
         tables.show_run(run)

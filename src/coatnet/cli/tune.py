@@ -57,7 +57,7 @@ def tune(
         raise ConfigError(f"--out {folder} is not empty", "choose another folder")
     chosen = {"seed": flags.seed, "device": flags.device, **({"epochs": flags.epochs} if flags.epochs else {})}
     parts = {"run": chosen, "data": {}, "model": {}, "optimizer": {}, "augmentation": {}}
-    config = build_config(data, parts, asked)
+    config, _ = build_config(data, parts, asked)
     from coatnet.training import tune as tuning
 
     words = [data]

@@ -23,7 +23,7 @@ from coatnet.data.preprocess import Preprocess
 from coatnet.data.samples import Source
 from coatnet.data.workers import prepared_by_workers
 from coatnet.errors import DataError
-from coatnet.ranks import local_world_size
+from coatnet.ranks import is_joined, local_world_size
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +127,7 @@ class TrainingStream:
         self._preparation.decoded = decoded
         self.in_memory = decoded is not None
         if decoded is not None:
-            self._report([(source.names[index], error.code) for index, error in decoded.errors.items()])
+            self.note([(source.names[index], error.code) for index, error in decoded.errors.items()])
         if augmentation.randaugment_layers > 0:  # imported once here instead of in every worker
             randaugment(augmentation.randaugment_layers, augmentation.randaugment_magnitude, min(preprocess.image_size))
 
@@ -135,8 +135,22 @@ class TrainingStream:
         """Samples in an epoch, unreadable ones included."""
         return len(self.source)
 
+    def note(self, unreadable: list[tuple[str, str]]) -> None:
+        """Count what this process or others found unreadable.
+
+        Args:
+            unreadable: name and code of images.
+
+        Raises:
+            DataError: there are too many now.
+        """
+        self._report(unreadable)
+        self._check()
+
     def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """This process's micro-batches of steps `start_step` to `stop_step` - 1, prepared ahead by the workers.
+
+        Several processes tell each other by `note` what they found unreadable; none of them leaves alone for it.
 
         Raises:
             DataError: too many unreadable images.
@@ -148,6 +162,8 @@ class TrainingStream:
         with closing(self._prepared(places)) as all_prepared:
             for place, prepared in zip(places, all_prepared, strict=True):
                 new = self._report(prepared.unreadable)
+                if not is_joined():
+                    self._check()
                 if prepared.failure:
                     raise DataError(prepared.failure, hint="Check that the images are image files.")
                 images, labels = torch.from_numpy(prepared.images), torch.from_numpy(prepared.labels)
@@ -162,6 +178,9 @@ class TrainingStream:
         known = set(self.unreadable)
         new = tuple(entry for entry in dict.fromkeys(found) if entry not in known)
         self.unreadable += new
+        return new
+
+    def _check(self) -> None:
         if len(self.unreadable) > self.max_bad * len(self.source):
             first = ", ".join(f"{name} ({code})" for name, code in self.unreadable[:3])
             share = len(self.unreadable) / len(self.source)
@@ -170,7 +189,6 @@ class TrainingStream:
                 f"are {self.max_bad:.1%}), the first: {first}.",
                 hint="Repair or remove them, or allow more with max_bad.",
             )
-        return new
 
 
 def evaluation_batches(

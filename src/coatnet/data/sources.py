@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from coatnet.data.folders import LAYOUTS, Found, read_folders
+from coatnet.data.hub_sets import is_hub_set, read_hub_set
 from coatnet.data.imagenet import find_challenge, read_challenge
 from coatnet.data.named import NAMED_SETS, read_named
 from coatnet.data.samples import BytesSource, JoinedSource, Source, printable, some
@@ -44,8 +45,8 @@ class DataConfig(Frozen):
 
     path: str
     """Folder of class folders, folder or file of Parquet, CSV file, folder or address (s3://bucket/prefix) of tar
-    shards, ImageNet's own layout, the name digits (8x8 digits of scikit-learn; a folder of that name is ./digits), or a
-    name of torchvision such as cifar10, which is downloaded once."""
+    shards, ImageNet's own layout, the name digits (8x8 digits of scikit-learn; a folder of that name is ./digits), a
+    name of torchvision such as cifar10, or hf: and a name of the Hugging Face hub; the last two are downloaded once."""
     image_column: str = "image"
     """Column of a Parquet or CSV file that holds the images or their paths; a CSV file may also call it path."""
     label_column: str = "label"
@@ -179,6 +180,8 @@ def find_parts(config: DataConfig) -> Found:
     """
     if config.path == "digits":
         return Found({"all": _digits()})
+    if is_hub_set(config.path):
+        return read_hub_set(config.path, config.image_column, config.label_column)
     if is_address(config.path):
         return read_shards(config.path)
     path = Path(os.path.expanduser(config.path))
@@ -210,7 +213,7 @@ def stored_path(path: str) -> str:
     """The path of the data as a run stores it: absolute, so that the run goes on from any folder; names and addresses
     stay as they are."""
     is_name = path == "digits" or (path in NAMED_SETS and not Path(path).exists())
-    return path if is_name or is_address(path) else str(Path(path).expanduser().absolute())
+    return path if is_name or is_hub_set(path) or is_address(path) else str(Path(path).expanduser().absolute())
 
 
 def _not_there(path: Path) -> DataError:

@@ -54,10 +54,9 @@ def read_parquet(files: Sequence[Path], image_column: str, label_column: str) ->
     }
     first = next(iter(grouped.values()))[0]
     names = _stored_class_names(next(iter(tables.values()))[0].schema, label_column, first.parent)
-    values = {part: _labels([table[label_column] for table in parts], first) for part, parts in tables.items()}
-    if "test" in values and len(values) > 1 and (values["test"] == -1).all():
-        notes.append("The test split has no labels (all are -1) and is not used.")
-        del values["test"]
+    values = {part: label_values([table[label_column] for table in parts], first) for part, parts in tables.items()}
+    values, unlabelled = without_unlabelled_test(values)
+    notes += unlabelled
     class_names, labels = encode_labels(values, names)
     parts = {
         part: _table_source(grouped[part], [table[image_column] for table in tables[part]], class_names, labels[part])
@@ -174,7 +173,7 @@ def _stored_class_names(schema: "pa.Schema", label_column: str, folder: Path) ->
     return tuple(names)
 
 
-def _labels(columns: "Sequence[pa.ChunkedArray]", path: Path) -> NDArray[Any]:
+def label_values(columns: "Sequence[pa.ChunkedArray]", path: Path) -> NDArray[Any]:
     """The label column of one split as int64 or as strings."""
     import pyarrow as pa
 
@@ -192,6 +191,14 @@ def _labels(columns: "Sequence[pa.ChunkedArray]", path: Path) -> NDArray[Any]:
     if len({values.dtype.kind for values in decoded if len(values)}) > 1:
         raise DataError(f"The labels beginning with {printable(str(path))} are integers in one file, text in another.")
     return np.concatenate([values for values in decoded if len(values)] or decoded)
+
+
+def without_unlabelled_test(values: dict[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
+    """The label values of each split, less those of a test split whose labels are kept secret; and a note of it."""
+    if "test" not in values or len(values) == 1 or not (values["test"] == -1).all():
+        return values, ()
+    kept = {part: column for part, column in values.items() if part != "test"}
+    return kept, ("The test split has no labels (all are -1) and is not used.",)
 
 
 def encode_labels(

@@ -13,6 +13,7 @@ from coatnet.errors import ConfigError
 from coatnet.model.attention import RelativeBias
 from coatnet.model.config import SMALLEST_IMAGE, CoAtNetConfig, Stage
 from coatnet.model.mbconv import MBConv, activation, channels_first, channels_last, convolution_norm
+from coatnet.model.recompute import recomputed
 from coatnet.model.transformer import TransformerBlock
 
 INITIAL_DEVIATION = 0.02
@@ -78,6 +79,8 @@ class CoAtNet(nn.Module):
     def __init__(self, config: CoAtNetConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
+        """Keep only the input of each block for the backward pass, and compute the rest again there."""
         self.stem = PatchStem(config) if config.stem == "patch" else Stem(config)
         grids = config.grids(config.image_size, config.image_size)
         input_width, first_block = config.stem_width, 0
@@ -104,7 +107,7 @@ class CoAtNet(nn.Module):
         self._check(images_BCHW)
         x_BHWC = self.stem(channels_last(images_BCHW.contiguous(memory_format=torch.channels_last)))
         for stage in self.stages:
-            x_BHWC = stage(x_BHWC)
+            x_BHWC = recomputed(stage, x_BHWC) if self.recompute else stage(x_BHWC)
         return self.head(x_BHWC)
 
     def _check(self, images_BCHW: Tensor) -> None:

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -24,10 +24,13 @@ from torch import Tensor, nn
 
 from coatnet.errors import ModelFileError, QualityError
 from coatnet.model.tensors import save_tensors
+from coatnet.ranks import any_rank, is_main
 from coatnet.training.disk import room_for
+from coatnet.training.sharding import as_shares_of, own_share, whole_on_main
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d{9})")
+_NUMBERS = {"step", "best", "best_loss", "stale", "evaluated", "skipped", "seconds"}
 
 
 @dataclass
@@ -47,6 +50,8 @@ class TrainingState:
     """Evaluations since that one."""
     evaluated: int = 0
     """Step of the last evaluation."""
+    skipped: int = 0
+    """Steps in a row, up to this one, that updated nothing."""
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     """The averaged network's of that evaluation, on the CPU; kept only if the run may end early."""
     seconds: float = 0.0
@@ -56,7 +61,7 @@ class TrainingState:
 
 
 def save_checkpoint(state: TrainingState, folder: Path, keep: int) -> Path:
-    """Write a checkpoint and remove all but the newest `keep`.
+    """Write a checkpoint and remove all but the newest `keep`. Every process must call it; the main one writes.
 
     Args:
         state: what to save.
@@ -64,20 +69,20 @@ def save_checkpoint(state: TrainingState, folder: Path, keep: int) -> Path:
         keep: how many stay.
 
     Raises:
-        QualityError: a weight is not finite; older checkpoints are untouched.
+        QualityError: a weight, an average or a moment is not finite; nothing is written.
         ResourceError: the disk is full; older checkpoints are untouched.
     """
     target = folder / f"step-{state.step:09d}"
-    if _is_whole(target):
+    content = _content(state)
+    if not is_main() or _is_whole(target):
         return target
-    _check_finite(state)
     fresh = folder / f"{target.name}.tmp"
     with room_for(f"the checkpoint {target}", folder.parent):
         try:
             shutil.rmtree(fresh, ignore_errors=True)
             shutil.rmtree(target, ignore_errors=True)
             fresh.mkdir(parents=True)
-            _write(state, fresh)
+            _write(content, fresh)
             fresh.rename(target)
             _sync(folder)
         except OSError:
@@ -87,18 +92,6 @@ def save_checkpoint(state: TrainingState, folder: Path, keep: int) -> Path:
     for old in [path for path in _newest_first(folder) if path <= target][keep:]:
         shutil.rmtree(old)
     return target
-
-
-def _check_finite(state: TrainingState) -> None:
-    """A finite gradient times a huge rate still gives weights that are none: they must not push out good ones."""
-    networks = [state.model, *([state.ema.module] if state.ema else [])]
-    for network in networks:
-        for name, tensor in network.state_dict().items():
-            if not torch.isfinite(tensor).all():
-                raise QualityError(
-                    f"training diverged: {name} is not finite after step {state.step}",
-                    "lower --learning-rate, or go on from the last checkpoint with coatnet resume",
-                )
 
 
 def load_newest(state: TrainingState, folder: Path) -> list[str]:
@@ -126,26 +119,41 @@ def _newest_first(folder: Path) -> Iterator[Path]:
     return iter(sorted(found, reverse=True))
 
 
-def _write(state: TrainingState, folder: Path) -> None:
+class _Content(NamedTuple):
+    """What a checkpoint holds: tensors by file, and state.json."""
+
+    files: dict[str, dict[str, Tensor]]
+    numbers: dict[str, Any]
+
+
+def _content(state: TrainingState) -> _Content:
+    """On the main process; on the others, which give their shares of it, no tensors."""
     moments, scalars = _flatten(state.optimizer)
     files = {"model.safetensors": dict(state.model.state_dict()), "optimizer.safetensors": moments}
     if state.ema:
         files["ema.safetensors"] = dict(state.ema.module.state_dict())
     if state.best_weights:
         files["best.safetensors"] = state.best_weights
-    for name, tensors in files.items():
+    broken = [
+        f"{name} of {path}"
+        for path, tensors in files.items()
+        for name, tensor in tensors.items()
+        if not torch.isfinite(own_share(tensor)).all()
+    ]
+    if any_rank(bool(broken))[0]:
+        raise QualityError(
+            f"training diverged: after step {state.step} {broken[0] if broken else 'a weight'} is not finite",
+            "lower --learning-rate and start again",
+        )
+    numbers: dict[str, Any] = {name: getattr(state, name) for name in sorted(_NUMBERS)}
+    numbers |= {"losses": [float(loss) for loss in state.losses], "optimizer": scalars}
+    return _Content({name: whole_on_main(tensors) for name, tensors in files.items()}, numbers)
+
+
+def _write(content: _Content, folder: Path) -> None:
+    for name, tensors in content.files.items():
         save_tensors(tensors, folder / name)
-    numbers = {
-        "step": state.step,
-        "best": state.best,
-        "best_loss": state.best_loss,
-        "stale": state.stale,
-        "evaluated": state.evaluated,
-        "seconds": state.seconds,
-        "losses": [float(loss) for loss in state.losses],
-        "optimizer": scalars,
-    }
-    (folder / "state.json").write_text(json.dumps(numbers))
+    (folder / "state.json").write_text(json.dumps(content.numbers))
     digests = {}
     for path in sorted(folder.iterdir()):
         _sync(path)
@@ -156,17 +164,22 @@ def _write(state: TrainingState, folder: Path) -> None:
 
 
 def _read(state: TrainingState, folder: Path) -> None:
-    state.model.load_state_dict(load_file(folder / "model.safetensors"))
+    _fill(state.model, folder / "model.safetensors")
     if state.ema:
-        state.ema.module.load_state_dict(load_file(folder / "ema.safetensors"))
+        _fill(state.ema.module, folder / "ema.safetensors")
     numbers = json.loads((folder / "state.json").read_text())
     _unflatten(state.optimizer, load_file(folder / "optimizer.safetensors"), numbers["optimizer"])
     best = folder / "best.safetensors"
     state.best_weights = load_file(best) if best.exists() else {}
-    for name in ("step", "best", "best_loss", "stale", "evaluated", "seconds"):
+    for name in _NUMBERS & numbers.keys():  # one that an older coatnet did not write is as it was at the start
         setattr(state, name, numbers[name])
     device = next(state.model.parameters()).device
     state.losses = [torch.tensor(loss, device=device) for loss in numbers["losses"]]
+
+
+def _fill(model: nn.Module, path: Path) -> None:
+    own = model.state_dict()
+    model.load_state_dict({name: as_shares_of(tensor, own[name]) for name, tensor in load_file(path).items()})
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -184,7 +197,7 @@ def _unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], sca
         parameter = parameters[int(number)]
         if tensor.shape == parameter.shape:
             # A fused optimizer walks through memory: a moment must be laid out like its parameter.
-            tensor = torch.empty_like(parameter).copy_(tensor)
+            tensor = torch.empty_like(parameter).copy_(as_shares_of(tensor, parameter))
         state.setdefault(int(number), {})[name] = tensor
     optimizer.load_state_dict({"state": state, **scalars})
 

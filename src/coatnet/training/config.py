@@ -12,6 +12,7 @@ from coatnet.data.preprocess import Preprocess
 from coatnet.data.sources import DataConfig
 from coatnet.frozen import Frozen
 from coatnet.model.family import ModelConfig
+from coatnet.model.guests import GuestConfig
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -93,6 +94,16 @@ class RunConfig(Frozen):
     """Of the first weights, the order of images, augmentation and stochastic depth."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    shard: Literal["auto", "none", "parameters"] = "auto"
+    """What each of several processes keeps of weights, gradients, moments and averages. none: all of them. parameters:
+    its share (FSDP2). auto: its share where the whole does not fit into memory, settled when the run starts."""
+    recompute: bool = False
+    """Keep only the input of each block for the backward pass and compute the rest again: the same numbers for a
+    fraction of the memory, at about a third more time."""
+    sync_batch_norm: bool = False
+    """Batch norms see the images of all GPUs together, not those of their own; for few images on each of many GPUs."""
+    compile: bool = False
+    """Compile the network that is trained by torch.compile: some minutes before the first step, faster steps after."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the forward and backward pass; weights stay float32. auto: bfloat16 where the machine computes in it."""
     evaluate_every: PositiveInt | None = None
@@ -118,6 +129,14 @@ class RunConfig(Frozen):
         given = [name for name in ("steps", "epochs", "time") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} both set the length of the run; give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_alone(self) -> Self:
+        if self.compile and self.recompute:
+            raise ValueError("compile and recompute exclude each other; the compiler chooses what it computes again")
+        if self.compile and self.shard == "parameters":
+            raise ValueError("compile and shard parameters exclude each other; leave one of them out")
         return self
 
 
@@ -156,6 +175,14 @@ class TrainConfig(Frozen):
             raise ValueError("the length of the run is not set; give steps, epochs or time")
         if len(self.class_names) != self.model.num_classes:
             raise ValueError(f"{len(self.class_names)} class names for {self.model.num_classes} classes")
+        guest = self.model.guest if isinstance(self.model, GuestConfig) else None
+        for option in ("recompute", "sync_batch_norm"):
+            if getattr(self.run, option) and guest:
+                raise ValueError(f"{option} is for members of the family, not for {guest}; leave it out")
+        if self.run.sync_batch_norm and getattr(self.model, "convolution_norm", "") == "layer":
+            raise ValueError("sync_batch_norm: this network has layer norms only; leave it out")
+        if self.run.shard == "parameters" and self.optimizer.freeze != "none":
+            raise ValueError(f"shard parameters and freeze {self.optimizer.freeze} exclude each other; leave one out")
         if self.initial is None and self.optimizer.freeze != "none":
             raise ValueError(f"freeze {self.optimizer.freeze} keeps first weights, and these are random; give init too")
         if self.run.batch_size % 2 and (self.augmentation.mixup or self.augmentation.cutmix):

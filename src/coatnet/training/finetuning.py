@@ -8,7 +8,7 @@ import numpy as np
 
 from coatnet.data.augmentation import AugmentationConfig
 from coatnet.data.preprocess import Preprocess
-from coatnet.data.sources import DataConfig, open_data
+from coatnet.data.sources import DataConfig
 from coatnet.errors import ConfigError
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import PAPER, ModelConfig
@@ -16,7 +16,7 @@ from coatnet.model.guests import GuestConfig
 from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig
 from coatnet.training.imagenet import DEPTH_1K
 from coatnet.training.initial import Pretrained, find_initial
-from coatnet.training.look import Look, data_choices, look_at
+from coatnet.training.look import Look, OpenedData, data_choices, opened
 
 MANY_IMAGES = 100_000
 """From here on the paper's form: its 30 epochs of batches of 512 are then at least 5,860 steps. At 10,000 images they
@@ -28,7 +28,7 @@ FEW_TO_VALIDATE = 100
 
 
 def finetune(
-    data: str | DataConfig,
+    data: str | DataConfig | OpenedData,
     init: str | Path,
     *,
     model: str | None = None,
@@ -45,7 +45,7 @@ def finetune(
     Mean, std and interpolation are the source's; so is the resizing, but that a centre crop shows the whole image.
 
     Args:
-        data: a path, "digits", or a DataConfig.
+        data: a path, "digits", a DataConfig, or what is open already.
         init: a classifier folder, a run folder, a weights file, or the name of published weights, "timm/NAME.TAG".
         model: the member or guest that a weights file belongs to.
         image_size: height and width that images are fed at; default: the source's. The tables of a member keep their
@@ -57,10 +57,10 @@ def finetune(
         ModelFileError: the source is missing, damaged or refused.
         ConfigError: a weights file without its member, or an image size that the network cannot take.
     """
-    config = data if isinstance(data, DataConfig) else DataConfig(path=data)
     source = find_initial(init, model)
-    splits = open_data(config)
-    num_images, look, class_names = len(splits.train), look_at(splits.train), splits.train.class_names
+    found = opened(data)
+    config, splits = found.config, found.splits
+    num_images, look, class_names = len(splits.train), found.look, splits.train.class_names
     initial = source.record(class_names)
     preprocess = _preprocess(source, image_size, look)
     network = _network(source.config, preprocess).replace(num_classes=len(class_names))

@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass
 
-from coatnet.data.sources import open_data
+from coatnet.data.sources import Splits, open_data
 from coatnet.errors import Stopped
 from coatnet.model.guests import GuestConfig, check_guest
 from coatnet.ranks import joined
@@ -17,7 +17,7 @@ from coatnet.training.length import Pace
 from coatnet.training.machine import keep_freed_memory
 from coatnet.training.memory import capacity
 from coatnet.training.signals import StopRequestedError, StopSignal
-from coatnet.training.start import measure, prepare
+from coatnet.training.start import check_machine, measure, prepare
 
 REPORT_SECONDS = 2.0
 """Writing the classifier, the plots and the report on two idle cores of a Xeon (benchmarks/forecast.md)."""
@@ -56,16 +56,18 @@ class Forecast:
         return self.preparation + steps + self.pace.final + REPORT_SECONDS
 
 
-def forecast(config: TrainConfig) -> Forecast:
+def forecast(config: TrainConfig, splits: Splits | None = None) -> Forecast:
     """Try some steps of a run and some images of its evaluations.
 
     Args:
         config: what `train` would do.
+        splits: the data of the config, if it is open already.
 
     Raises:
         CoatnetError: what `train` would raise before its first step.
     """
     device = find_device(config.run.device)
+    check_machine(config.run, device)
     if isinstance(config.model, GuestConfig):
         check_guest(config.model)
     keep_freed_memory()
@@ -73,7 +75,7 @@ def forecast(config: TrainConfig) -> Forecast:
         try:
             with stop.interruptible():
                 started = time.perf_counter()
-                splits = open_data(config.data)
+                splits = splits or open_data(config.data)
                 settled, stream, pace = prepare(config, device, splits)
                 preparation = time.perf_counter() - started
                 pace = pace or measure(settled, device, stream, splits)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from coatnet.data.augmentation import AugmentationConfig
 from coatnet.data.preprocess import Preprocess
-from coatnet.data.sources import DataConfig, open_data
+from coatnet.data.sources import DataConfig
 from coatnet.errors import ConfigError
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import member
 from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig
+from coatnet.training.look import OpenedData, opened
 
 DEPTH_1K = {"coatnet_0": 0.2, "coatnet_1": 0.3, "coatnet_2": 0.5, "coatnet_3": 0.7}
 """Stochastic depth on ImageNet-1K, in pre-training and in fine-tuning (Table 10, one cell for both columns)."""
@@ -21,7 +22,7 @@ _CROPS = {"horizontal_flip": True, "crop_scale": (0.08, 1.0)}
 
 
 def imagenet_1k(
-    data: str | DataConfig,
+    data: str | DataConfig | OpenedData,
     *,
     model: str | None = None,
     image_size: int | None = None,
@@ -52,7 +53,7 @@ def imagenet_1k(
 
 
 def imagenet_21k(
-    data: str | DataConfig,
+    data: str | DataConfig | OpenedData,
     *,
     model: str | None = None,
     image_size: int | None = None,
@@ -76,7 +77,7 @@ def imagenet_21k(
 
 
 def jft(
-    data: str | DataConfig,
+    data: str | DataConfig | OpenedData,
     *,
     model: str | None = None,
     image_size: int | None = None,
@@ -101,7 +102,7 @@ def jft(
 
 
 def imagenet_1k_modern(
-    data: str | DataConfig,
+    data: str | DataConfig | OpenedData,
     *,
     model: str | None = None,
     image_size: int | None = None,
@@ -148,7 +149,7 @@ def _of_member(recipe: str, model: str | None, depths: dict[str, float]) -> tupl
 
 
 def _pretraining(  # noqa: PLR0913 (parts of one table)
-    data: str | DataConfig,
+    data: str | DataConfig | OpenedData,
     asked: tuple[tuple[str, float], int | None, int | None],
     augmentation: AugmentationConfig,
     optimizer: OptimizerConfig,
@@ -157,8 +158,8 @@ def _pretraining(  # noqa: PLR0913 (parts of one table)
 ) -> TrainConfig:
     """What the recipes share: the member at its size, ImageNet's statistics, the rate in proportion to the batch."""
     (name, depth), image_size, batch_size = asked
-    config = data if isinstance(data, DataConfig) else DataConfig(path=data)
-    splits = open_data(config)
+    found = opened(data)
+    config, splits = found.config, found.splits
     class_names = splits.train.class_names
     network: CoAtNetConfig = member(name)  # type: ignore[assignment]  # the tables have no guests
     network = network.replace(num_classes=len(class_names), stochastic_depth=depth)

@@ -95,14 +95,13 @@ def find_initial(source: str | Path, model: str | None = None) -> Pretrained:
     path = Path(source).expanduser().absolute()
     if model == DEEPVIT:
         raise _only_from_scratch(DEEPVIT)
-    if not _is_there(path) and is_published_name(str(source)):
-        found = _of_record(str(source), *_published(str(source)))
-    elif not _is_there(path):
+    if not _is_there(path) and not is_published_name(str(source)):
         raise ModelFileError(f"init {source} does not exist", _nearest(path))
-    elif path.is_file() and (model is None or not model.startswith(PREFIX)):
+    if path.is_file() and (model is None or not model.startswith(PREFIX)):
         return _from_file(path, model)
-    elif path.is_file() or _is_from_hub(path):
-        found = _of_record(str(path), *_published(model if path.is_file() else "", path))
+    published = _find_published(str(source), model)
+    if published:
+        found = _of_record(str(path) if _is_there(path) else str(source), *published)
     else:
         found = _from_folder(find_folder(path))
         if architecture(found.config) == DEEPVIT:
@@ -133,8 +132,18 @@ def _is_from_hub(path: Path) -> bool:
     return path.is_dir() and holds_weights(path) and not ours
 
 
-def _published(name: str | None, place: Path | None = None) -> tuple[Published, Path]:
-    record, files = find_published(name or "", place)
+def _find_published(source: str, guest: str | None) -> tuple[Published, Path] | None:
+    """Record and weights of published weights: by name, in a folder of the hub's form, or a file of the guest's; None
+    for a folder of ours."""
+    path = Path(source).expanduser().absolute()
+    if not _is_there(path):
+        record, files = find_published(source)
+    elif path.is_file():
+        record, files = find_published(guest or "", path)
+    elif _is_from_hub(path):
+        record, files = find_published("", path)
+    else:
+        return None
     return record, files.weights
 
 
@@ -202,15 +211,14 @@ def _read_guest(initial: Initial, config: TrainConfig) -> tuple[tuple[str, ...] 
     from coatnet.model.guest_weights import load_guest
 
     assert isinstance(config.model, GuestConfig)
-    source, names = Path(initial.source), None
-    if is_published_name(initial.source) and not source.exists():
-        record, weights = _published(initial.source)
-    elif source.is_dir() and not _is_from_hub(source):
+    published, names = _find_published(initial.source, config.model.guest), None
+    if published:
+        record, weights = published
+    else:
+        source = Path(initial.source)
         Classifier.load(source, device="cpu")  # proves the whole folder
         contents = Contents.read(source)
         record, weights, names = _record_of(contents), source / WEIGHTS, contents.labels
-    else:
-        record, weights = _published(config.model.guest if source.is_file() else "", source)
     _check_unchanged(weights, initial)
     changes: dict[str, object] = {"image_size": config.model.image_size}
     if not record.num_classes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import time
@@ -89,7 +90,9 @@ class RunLog:
     ) -> None:
         if self._progress:
             self._progress.stop()
-        self._file.close()
+        # A line for which there was no room is still in the buffer, and that was told.
+        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+            self._file.close()
         if self._writer:
             self._writer.close()
 

@@ -1,13 +1,15 @@
-"""A glance at the data, from which recipes choose."""
+"""The data that a recipe chooses from, opened once, and a glance at it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from coatnet.data.images import ImageError, decode
-from coatnet.data.sources import Source, Splits
+from coatnet.data.sources import DataConfig, Source, Splits, open_data
 from coatnet.errors import DataError
 
 SAMPLED = 64
@@ -25,6 +27,31 @@ class Look(NamedTuple):
     """No image has colour."""
     oblong: bool
     """Most are at least a quarter longer than wide, or the other way."""
+
+
+@dataclass(frozen=True)
+class OpenedData:
+    """A data set that several look at one after the other."""
+
+    config: DataConfig
+    splits: Splits
+
+    @cached_property
+    def look(self) -> Look:
+        """What a glance at its training images tells."""
+        return look_at(self.splits.train)
+
+
+def opened(data: str | DataConfig | OpenedData) -> OpenedData:
+    """The data, opened if it is not yet.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if isinstance(data, OpenedData):
+        return data
+    config = data if isinstance(data, DataConfig) else DataConfig(path=data)
+    return OpenedData(config, open_data(config))
 
 
 def look_at(source: Source) -> Look:

@@ -16,18 +16,18 @@ from coatnet.data.sources import Source, Splits, open_data
 from coatnet.errors import Stopped
 from coatnet.evaluation.metrics import Evaluation
 from coatnet.model.guests import GuestConfig, check_guest
-from coatnet.ranks import any_rank, from_main, is_joined, is_main, joined, wait_for_all
+from coatnet.ranks import any_rank, from_main, gathered, is_joined, is_main, joined, wait_for_all
 from coatnet.runtime.engines import find_device
 from coatnet.training.checkpoint import load_newest, save_checkpoint
 from coatnet.training.config import TrainConfig
 from coatnet.training.folder import RunFolder, default_folder
 from coatnet.training.initial import initial_state
 from coatnet.training.length import is_due
-from coatnet.training.log import Meter, RunLog, SilentLog, check_tensorboard
+from coatnet.training.log import Meter, RunLog, SilentLog
 from coatnet.training.machine import describe, keep_freed_memory
 from coatnet.training.results import report, save_classifier, take_score
 from coatnet.training.signals import StopRequestedError, StopSignal
-from coatnet.training.start import prepare, stream_of
+from coatnet.training.start import check_machine, prepare, stream_of
 from coatnet.training.trainer import Trainer
 
 TRAIN_SAMPLE = "train_sample"
@@ -59,10 +59,11 @@ class _Work:
     watch: Watch | None
 
 
-def train(
+def train(  # noqa: PLR0913 (options are keywords)
     config: TrainConfig,
     folder: Path | str | None = None,
     *,
+    splits: Splits | None = None,
     overwrite: bool = False,
     command: str = "",
     watch: Watch | None = None,
@@ -72,21 +73,21 @@ def train(
     Args:
         config: what to do, from a recipe.
         folder: where to; must be empty or absent unless `overwrite`. Default: a new one below runs/.
+        splits: the data of the config, if it is open already.
         overwrite: remove the run that is there, once it is sure that the new one can start.
         command: what the user typed, for environment.json.
         watch: told of each evaluation.
 
     Raises:
-        ConfigError: the folder is not empty.
+        ConfigError: the folder is not empty, or the run needs several processes.
         DataError: the data cannot be read, or too much of it.
-        MissingPartError: a device or TensorBoard is asked for and not there.
+        MissingPartError: a device, TensorBoard or a compiler is asked for and not there.
         QualityError: training diverged.
         ResourceError: a step does not fit into memory; out of disk.
         Stopped: a signal came; what was done is saved.
     """
     device = find_device(config.run.device)
-    if config.run.tensorboard:
-        check_tensorboard()
+    check_machine(config.run, device)
     if isinstance(config.model, GuestConfig):
         check_guest(config.model)
     keep_freed_memory()
@@ -95,7 +96,7 @@ def train(
         run_folder.check_free(overwrite)
         try:
             with stop.interruptible():
-                splits = open_data(config.data)
+                splits = splits or open_data(config.data)
                 initial = initial_state(config) if config.initial else None  # first: it proves where it comes from
                 config, stream, _ = prepare(config, device, splits)
         except StopRequestedError:
@@ -120,6 +121,7 @@ def resume(folder: Path | str, *, watch: Watch | None = None) -> Run:
     """
     run_folder = RunFolder(Path(folder))
     config = run_folder.read_config()
+    check_machine(config.run, find_device(config.run.device))
     keep_freed_memory()
     with joined(), StopSignal() as stop:
         try:
@@ -147,8 +149,7 @@ def _run(work: _Work) -> Run:
             classifier = save_classifier(trainer.chosen, str(trainer.device), work.config, folder)
             evaluation = take_score(classifier, work.splits, folder, work.stop.is_asked)
         except (Stopped, StopRequestedError):
-            if is_main():
-                save_checkpoint(state, folder.checkpoints, run.keep_checkpoints)
+            save_checkpoint(state, folder.checkpoints, run.keep_checkpoints)
             wait_for_all()
             raise Stopped(
                 f"stopped after step {state.step} of {run.steps}; everything is saved", f"coatnet resume {folder.path}"
@@ -174,19 +175,24 @@ def _steps(work: _Work, trainer: Trainer, log: RunLog | SilentLog) -> None:
         started = time.monotonic()
         own = _next(batches, len(work.stream.own), work.stop)
         waited = time.monotonic() - started
-        for line in _passed_over(entry for batch in own for entry in batch.unreadable):
-            log.say(line)
         loss = trainer.step(own)
         meter.add(waited, time.monotonic() - started)
-        state.losses.append(loss)
+        if loss is None:
+            log.say(f"step {state.step}: the gradient is not finite, nothing was updated")
+        else:
+            state.losses.append(loss)
         if is_due(state.step, run.log_every, run.steps):
             _log(trainer, meter, log)
         if is_due(state.step, run.evaluate_every, run.steps):
             _evaluate(work, trainer, log)
         state.seconds += time.monotonic() - started
-        if is_main() and is_due(state.step, run.save_every, run.steps):
+        if is_due(state.step, run.save_every, run.steps):
             save_checkpoint(state, work.folder.checkpoints, run.keep_checkpoints)
-        if any_rank(work.stop.asked):
+        unreadable = [entry for batch in own for entry in batch.unreadable]
+        stopping, found = any_rank(work.stop.asked, bool(unreadable))
+        if found:
+            _pass_over(work.stream, unreadable, log)
+        if stopping:
             raise StopRequestedError
     if state.step < run.steps:
         log.say(f"step {state.step}: no better evaluation in {state.stale}; the classifier is that of the best one")
@@ -211,14 +217,24 @@ def _is_over(work: _Work, trainer: Trainer) -> bool:
     return patience is not None and trainer.state.stale >= patience
 
 
+def _pass_over(stream: TrainingStream, own: list[tuple[str, str]], log: RunLog | SilentLog) -> None:
+    """Say what any process found unreadable, and count it."""
+    found = list(dict.fromkeys(entry for entries in gathered(own) for entry in entries))
+    for line in _passed_over(found):
+        log.say(line)
+    stream.note(found)
+
+
 def _passed_over(unreadable: Iterable[tuple[str, str]]) -> list[str]:
     """What to say of training images that cannot be read."""
     return [f"{printable(name)} cannot be read ({code}): another image takes its place" for name, code in unreadable]
 
 
 def _log(trainer: Trainer, meter: Meter, log: RunLog | SilentLog) -> None:
-    """Write a line about the steps since the last one."""
+    """Write a line about the steps since the last one, if any of them updated something."""
     state = trainer.state
+    if not state.losses:
+        return
     loss = float(torch.stack(state.losses).mean())
     rate = state.optimizer.param_groups[0]["lr"]  # of the head, where layers differ
     line = {"step": state.step, "loss": loss, "learning_rate": rate, **meter.read()}

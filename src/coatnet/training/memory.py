@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from coatnet.data.cache import free_memory
 from coatnet.errors import ResourceError
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import create_model
+from coatnet.model.layers import ordered_layers
 from coatnet.model.size import model_size
 from coatnet.ranks import is_joined, local_world_size, world_size
 from coatnet.training.config import TrainConfig
@@ -26,8 +27,8 @@ DEVICE_SHARE = 0.9
 BACKWARD_SHARE = 0.4
 """What the backward pass holds at its peak beside the saved maps, as a share of them: gradients of the maps that it is
 at, workspaces of convolutions (measured, benchmarks/forecast.md)."""
-_STATE_BYTES = 16
-"""Of a parameter: weight, gradient and AdamW's two moments in float32."""
+_STATE_BYTES, _WEIGHT_BYTES = 16, 4
+"""Of a parameter: weight, gradient and AdamW's two moments in float32; the weight alone."""
 # Images of two trials, whose difference tells what grows from what does not; batch norms need two.
 _TRIED = 2, 4
 
@@ -51,30 +52,48 @@ def step_memory(config: TrainConfig, device: torch.device) -> StepMemory:
     train_mode(model, config.optimizer.freeze == "body")
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    half = choose_precision(config.run.precision, device) == "bfloat16"
-    known = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    saved = []
-    for count in _TRIED:
-        kept: dict[int, int] = {}
-
-        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in known:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        images = torch.zeros(count, 3, *config.preprocess.image_size, device=device)
-        with (
-            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            torch.autocast(device.type, torch.bfloat16, enabled=half),
-        ):
-            logits = model(images.to(memory_format=torch.channels_last))  # alive, so that no storage is used twice
-        saved.append(sum(kept.values()))
-        del logits
+    saved = [_kept_bytes(model, config, count, device) for count in _TRIED]
     per_image = (saved[1] - saved[0]) / (_TRIED[1] - _TRIED[0])
     copies = saved[0] - _TRIED[0] * per_image  # of weights, in another precision
-    fixed = weights * (2 if config.optimizer.ema else 1) + trained * (4 if is_joined() else 3) + copies
+    state = weights * (2 if config.optimizer.ema else 1) + trained * 3
+    if config.run.shard == "parameters":  # and one copy of the weights: whole for evaluations, in blocks for steps
+        fixed = state / world_size() + weights + copies
+    else:
+        fixed = state + copies + (trained if is_joined() else 0)
     return StepMemory(math.ceil(fixed), math.ceil(per_image * (1 + BACKWARD_SHARE)))
+
+
+def _kept_bytes(model: nn.Module, config: TrainConfig, num_images: int, device: torch.device) -> int:
+    """Of maps that a forward pass keeps for the backward pass. With `recompute`: the inputs of the blocks, and all maps
+    of the block that has the most, which are there while it is computed again."""
+    known = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, tuple[int, int]] = {}  # storage -> its bytes, and the block that was running
+    inputs: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept.setdefault(storage.data_ptr(), (storage.nbytes(), len(inputs)))
+        return tensor
+
+    def enter(block: nn.Module, arguments: tuple[Tensor]) -> None:
+        inputs.append(arguments[0].nbytes)
+
+    blocks = ordered_layers(model)[1:] if config.run.recompute else []  # the stem's maps, number 0, stay
+    hooks = [block.register_forward_pre_hook(enter) for block in blocks]
+    images = torch.zeros(num_images, 3, *config.preprocess.image_size, device=device)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast(
+            device.type, torch.bfloat16, enabled=choose_precision(config.run.precision, device) == "bfloat16"
+        ),
+    ):
+        logits = model(images.to(memory_format=torch.channels_last))  # alive, so that no storage is used twice
+    for hook in hooks:
+        hook.remove()
+    del logits
+    held = [sum(size for size, within in kept.values() if within == number) for number in range(len(blocks) + 1)]
+    return held[0] + sum(inputs) + max(held[1:], default=0)
 
 
 def available(device: torch.device) -> int:
@@ -97,7 +116,8 @@ def fit(config: TrainConfig, device: torch.device, free: int | None = None) -> T
     """
     free = available(device) if free is None else free
     if isinstance(config.model, CoAtNetConfig):  # counted before a network of that size is built
-        weights = _STATE_BYTES * model_size(config.model).parameters
+        config = _share_out(config, model_size(config.model).parameters, free)
+        weights = _state_bytes(model_size(config.model).parameters, config.run.shard)
         if weights > free:
             raise ResourceError(
                 f"weights, gradients and moments need {gigabytes(weights)} of memory, "
@@ -123,6 +143,24 @@ def fit(config: TrainConfig, device: torch.device, free: int | None = None) -> T
         f"and it may take {gigabytes(free)} of what is free on {device.type}",
         _hint(need, free, fitting),
     )
+
+
+def _state_bytes(parameters: int, shard: str) -> int:
+    """Of a process, for the state of a step and a copy of the weights if that is shared out."""
+    if shard == "parameters":
+        return _STATE_BYTES * parameters // world_size() + _WEIGHT_BYTES * parameters
+    return _STATE_BYTES * parameters
+
+
+def _share_out(config: TrainConfig, parameters: int, free: int) -> TrainConfig:
+    """Settle `shard` "auto" of several processes: shared out only if the whole does not fit, for it costs time."""
+    if config.run.shard != "auto" or not is_joined():
+        return config
+    need = _state_bytes(parameters, "none")
+    if need <= free or config.run.compile or config.optimizer.freeze != "none":
+        return config.replace(run=config.run.replace(shard="none"))
+    choice = f"shard: parameters, the whole state of {gigabytes(need)} does not fit into {gigabytes(free)}"
+    return config.replace(run=config.run.replace(shard="parameters"), choices=(*config.choices, choice))
 
 
 def _cuts(batch: int) -> list[int]:

@@ -52,7 +52,7 @@ def create_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig, n
     kind, power = (CosineLRScheduler, {}) if config.schedule == "cosine" else (PolyLRScheduler, _LINE)
     return kind(
         optimizer,
-        t_initial=max(1, num_steps - warmup_steps),
+        t_initial=max(2, num_steps - warmup_steps),  # of the fall of a single step, timm warns, only its start is used
         lr_min=config.final_learning_rate,
         warmup_t=warmup_steps,
         # The first step already moves: a rate of 0 would waste it.

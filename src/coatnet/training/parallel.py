@@ -7,15 +7,18 @@ dropped by its own place in the run, gradients are averaged, and so is what batc
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from coatnet.errors import ConfigError
+from coatnet.model.mbconv import BatchNorm, channels_first, channels_last
 from coatnet.ranks import average, is_joined, rank, world_size
 from coatnet.training.config import RunConfig
+from coatnet.training.sharding import is_sharded, shard
 
 
 def num_parts(run: RunConfig) -> int:
@@ -41,9 +44,12 @@ def own_parts(run: RunConfig) -> range:
     return range(rank() * run.accumulate, (rank() + 1) * run.accumulate)
 
 
-def parallel(model: nn.Module) -> nn.Module:
+def parallel(model: nn.Module, run: RunConfig, device: torch.device) -> nn.Module:
     """The network as several processes call it: backward averages the gradients over them. For one, the network."""
     if not is_joined():
+        return model
+    if run.shard == "parameters":
+        shard(model, device)
         return model
     # Batch norms are averaged by `RunningStatistics`; buffers of rank 0 would only be one process's.
     return DistributedDataParallel(model, broadcast_buffers=False)
@@ -51,45 +57,86 @@ def parallel(model: nn.Module) -> nn.Module:
 
 def keep_to_itself(network: nn.Module) -> AbstractContextManager[None]:
     """Backward passes in this context leave the gradients to the process: those of all but its last micro-batch."""
-    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+    if isinstance(network, DistributedDataParallel):
+        return network.no_sync()
+    return _unshared_gradients(network) if is_sharded(network) else nullcontext()
+
+
+@contextmanager
+def _unshared_gradients(network: Any) -> Iterator[None]:
+    network.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        network.set_requires_gradient_sync(True)
+
+
+class SynchronisedBatchNorm(nn.SyncBatchNorm):
+    """`BatchNorm` over the maps `(B, H, W, C)` of all processes, each on its GPU."""
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """Args: x_BHWC: `(B, H, W, C)`. Returns: the same shape."""
+        return channels_last(super().forward(channels_first(x_BHWC)))
+
+
+def synchronise_batch_norms(model: nn.Module) -> None:
+    """Put synchronised batch norms, with the same weights, in the place of a member's."""
+    for name, child in model.named_children():
+        if isinstance(child, BatchNorm):
+            norm = SynchronisedBatchNorm(child.num_features, eps=child.eps, momentum=child.momentum)
+            norm.load_state_dict(child.state_dict())
+            setattr(model, name, norm)
+        else:
+            synchronise_batch_norms(child)
 
 
 class RunningStatistics:
     """Means and variances that batch norms remember, averaged over the micro-batches of a step.
 
     Each micro-batch starts from the same statistics: what they become does not depend on their order, nor on which
-    process computes them. With one micro-batch nothing is done.
+    process computes them.
 
     Args:
-        model: the network.
-        parts: micro-batches of a step, of all processes together.
+        model: the network, before the step.
     """
 
-    def __init__(self, model: nn.Module, parts: int) -> None:
-        running = list(_running(model)) if parts > 1 else []
+    def __init__(self, model: nn.Module) -> None:
+        running = list(_running(model))
         self._counters = [buffer for buffer in running if not buffer.is_floating_point()]
         self._counts = [counter.clone() for counter in self._counters]
         self._buffers = [buffer for buffer in running if buffer.is_floating_point()]
         self._before = [buffer.clone() for buffer in self._buffers]
-        self._sums = [torch.zeros_like(buffer) for buffer in self._buffers]
+        self._sums: list[Tensor] = []
         self._own = 0
 
-    def note(self) -> None:
-        """After the backward pass of a micro-batch."""
+    def note(self, last: bool) -> None:
+        """After the backward pass of a micro-batch, the last one of the step or another."""
         self._own += 1
+        if last and self._own == 1:
+            return  # a step of one micro-batch: they are what they should be
+        if not self._sums:
+            self._sums = [torch.zeros_like(buffer) for buffer in self._buffers]
         for buffer, before, total in zip(self._buffers, self._before, self._sums, strict=True):
             total += buffer
             buffer.copy_(before)
-        if self._own > 1:  # a step counts once
-            for counter, count in zip(self._counters, self._counts, strict=True):
-                counter.copy_(count)
-        self._counts = [counter.clone() for counter in self._counters]
+        if not last:  # a step counts once
+            self._restore_counts()
 
     def finish(self) -> None:
         """After the last micro-batch."""
-        for buffer, total in zip(self._buffers, self._sums, strict=True):
+        for buffer, total in zip(self._buffers, self._sums, strict=False):
             buffer.copy_(total / self._own)
         average(self._buffers)
+
+    def forget(self) -> None:
+        """After the last micro-batch, as if the step had not been."""
+        for buffer, before in zip(self._buffers, self._before, strict=True):
+            buffer.copy_(before)
+        self._restore_counts()
+
+    def _restore_counts(self) -> None:
+        for counter, count in zip(self._counters, self._counts, strict=True):
+            counter.copy_(count)
 
 
 def _running(model: nn.Module) -> Iterator[Tensor]:

@@ -10,14 +10,14 @@ import numpy as np
 
 from coatnet.data.augmentation import AugmentationConfig, Resize
 from coatnet.data.preprocess import Preprocess
-from coatnet.data.sources import DataConfig, open_data
+from coatnet.data.sources import DataConfig
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import member
 from coatnet.model.guests import GuestConfig
 from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig
 from coatnet.training.finetuning import finetune
 from coatnet.training.imagenet import imagenet_1k, imagenet_1k_modern, imagenet_21k, jft
-from coatnet.training.look import PHOTOGRAPH, Look, data_choices, look_at
+from coatnet.training.look import PHOTOGRAPH, Look, OpenedData, data_choices, opened
 
 _PHOTOGRAPH_CROP = (0.35, 1.0)
 """Share of a photograph that a random crop shows: what fastai's training script for Imagenette takes for ten to two
@@ -27,14 +27,18 @@ __all__ = ["finetune", "imagenet_1k", "imagenet_1k_modern", "imagenet_21k", "jft
 
 
 def small_data(
-    data: str | DataConfig, *, model: str | None = None, image_size: int | None = None, batch_size: int | None = None
+    data: str | DataConfig | OpenedData,
+    *,
+    model: str | None = None,
+    image_size: int | None = None,
+    batch_size: int | None = None,
 ) -> TrainConfig:
     """Train from scratch on some hundred to some hundred thousand images, on a laptop or on a GPU.
 
     Member, image size, batch and length follow from the data; each choice can be overruled, and is said in `choices`.
 
     Args:
-        data: a path, "digits", or a DataConfig.
+        data: a path, "digits", a DataConfig, or what is open already.
         model: a member's name instead of the choice.
         image_size: height and width in pixels instead of the choice.
         batch_size: images per step instead of the choice.
@@ -43,9 +47,9 @@ def small_data(
         DataError: the data cannot be read.
         ConfigError: there is no such model, or it cannot work at this size.
     """
-    config = data if isinstance(data, DataConfig) else DataConfig(path=data)
-    splits = open_data(config)
-    num_images, look = len(splits.train), look_at(splits.train)
+    found = opened(data)
+    config, splits = found.config, found.splits
+    num_images, look = len(splits.train), found.look
     choices = data_choices(splits)
     name, reason = (model, "as asked") if model else _choose_member(num_images, look, image_size)
     choices.append(f"model: {name}, {reason}")

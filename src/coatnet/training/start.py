@@ -12,11 +12,13 @@ import torch
 from coatnet.classifier import Classifier
 from coatnet.data.loader import TrainingStream
 from coatnet.data.sources import Splits
+from coatnet.errors import ConfigError, MissingPartError
 from coatnet.evaluation.evaluate import evaluate
-from coatnet.ranks import from_main
+from coatnet.ranks import from_main, world_size
 from coatnet.runtime.engines import TorchEngine
-from coatnet.training.config import TrainConfig
+from coatnet.training.config import RunConfig, TrainConfig
 from coatnet.training.length import Pace, resolve_length, set_pace
+from coatnet.training.log import check_tensorboard
 from coatnet.training.memory import fit
 from coatnet.training.parallel import num_parts, own_parts
 from coatnet.training.signals import StopSignal
@@ -38,13 +40,47 @@ class Start(NamedTuple):
     """Measured where it was needed: for a time budget."""
 
 
+def check_machine(run: RunConfig, device: torch.device) -> None:
+    """See that what a run asks of the machine is there, before anything is read.
+
+    Raises:
+        ConfigError: several processes or GPUs are needed and are not there.
+        MissingPartError: TensorBoard or a compiler is asked for and not there.
+    """
+    if run.tensorboard:
+        check_tensorboard()
+    several = f"{world_size()} process{'es' if world_size() > 1 else ''} on {device.type}"
+    if run.sync_batch_norm and (world_size() == 1 or device.type != "cuda"):
+        raise ConfigError(f"sync_batch_norm joins several GPUs, and this is {several}", "leave it out")
+    if run.compile:
+        check_compiler(device)
+
+
+def check_compiler(device: torch.device) -> None:
+    """See that torch.compile works here, on one line of code.
+
+    Raises:
+        MissingPartError: it does not.
+    """
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
+    except Exception as error:  # the compiler's own, torch's of many kinds, the system's
+        said = str(error).strip().partition("\n")[0]
+        raise MissingPartError(
+            f"compile is asked for, and torch.compile does not work here: {said}",
+            "install a C++ compiler such as g++, for a GPU triton too; or leave compile out",
+        ) from None
+
+
 def prepare(config: TrainConfig, device: torch.device, splits: Splits) -> Start:
     """Settle what a run leaves open. The same for every process.
 
     Raises:
-        ConfigError: the time budget is too short.
+        ConfigError: the time budget is too short, or parameters are to be shared out to one process.
         ResourceError: a step does not fit into memory.
     """
+    if config.run.shard == "parameters" and world_size() == 1:  # a run that began so may go on in one
+        raise ConfigError("shard parameters needs several processes", "start it with torchrun, or leave it out")
     config = from_main(fit(config, device))
     stream = stream_of(config, splits)
     pace = measure(config, device, stream, splits) if config.run.time is not None else None
@@ -80,7 +116,7 @@ def measure(config: TrainConfig, device: torch.device, stream: TrainingStream, s
     ends = []
     batches = stream.batches(0, steps)
     for own in iter(lambda: list(itertools.islice(batches, len(stream.own))), []):
-        float(trial.step(own))
+        trial.step(own)  # ends when its gradient was seen to be finite
         ends.append(time.perf_counter())
     per_step = (ends[-1] - ends[UNTIMED_STEPS - 1]) / TIMED_STEPS
     val, (final, split) = splits.val, splits.final

@@ -20,6 +20,7 @@ from coatnet.data.sources import Source
 from coatnet.errors import QualityError
 from coatnet.evaluation.evaluate import score, share_of
 from coatnet.evaluation.metrics import Evaluation
+from coatnet.model.coatnet import CoAtNet
 from coatnet.model.family import create_model
 from coatnet.model.layers import ordered_layers
 from coatnet.model.mbconv import StochasticDepth
@@ -30,11 +31,14 @@ from coatnet.training.checkpoint import TrainingState
 from coatnet.training.config import TrainConfig
 from coatnet.training.machine import choose_precision
 from coatnet.training.optimizer import create_ema, create_optimizer, create_schedule
-from coatnet.training.parallel import RunningStatistics, keep_to_itself, num_parts, parallel
+from coatnet.training.parallel import RunningStatistics, keep_to_itself, parallel, synchronise_batch_norms
+from coatnet.training.sharding import is_sharded, shard_average, whole, whole_network
 from coatnet.training.signals import StopSignal
 
 # What the seed of a step is mixed with, so that its draws have nothing in common.
 _BATCH_DRAW, _DEPTH_DRAW, _GUEST_DRAW = 1, 2, 3
+MOST_SKIPPED = 3
+"""Steps in a row without a finite gradient after which a run ends: one may be a freak, more are divergence."""
 EVALUATION_BATCH = 256
 """Images per forward of an evaluation: enough to fill the machine, without gradients they take little memory."""
 
@@ -57,20 +61,35 @@ class Trainer:
         model = create_model(config.model)
         if initial is not None:
             load_weights(model, initial)
+        if config.run.sync_batch_norm:
+            synchronise_batch_norms(model)
         model = model.to(device).train()
-        self.network = parallel(model)
+        ema = create_ema(model, config.optimizer)
+        self._connect(model)
+        if ema and is_sharded(model):
+            shard_average(ema, device)
+        if config.run.recompute:
+            assert isinstance(model, CoAtNet)
+            model.recompute = True
         self.frozen = False
         optimizer = create_optimizer(model, config.optimizer)
-        self.state = TrainingState(model, optimizer, create_ema(model, config.optimizer))
+        self.state = TrainingState(model, optimizer, ema)
         self.schedule: Scheduler = create_schedule(optimizer, config.optimizer, config.run.steps)
         self.augmentation = BatchAugmentation(config.augmentation)
         self.normalise = Normaliser(config.preprocess, device)
         self.loss = nn.functional.cross_entropy if config.optimizer.loss == "softmax" else sigmoid_loss
 
+    def _connect(self, model: nn.Module) -> None:
+        """Set what a step calls: the network as the processes share it, and the same compiled if that is asked for."""
+        run = self.config.run
+        self.shared = parallel(model, run, self.device)
+        self.network = torch.compile(self.shared) if run.compile else self.shared
+
     @property
     def averaged(self) -> nn.Module:
         """The network that is evaluated and becomes the classifier: the moving average, or the weights themselves."""
-        return self.state.ema.module if self.state.ema else self.state.model
+        averaged = self.state.ema.module if self.state.ema else self.state.model
+        return whole_network(averaged, self.config.model, self.device)
 
     @property
     def chosen(self) -> nn.Module:
@@ -114,44 +133,54 @@ class Trainer:
         finally:
             self.state.model.train()  # the next step freezes anew what is frozen
 
-    def step(self, batches: Sequence[Batch]) -> Tensor:
+    def step(self, batches: Sequence[Batch]) -> Tensor | None:
         """Forward, backward, clip, update, average.
 
         Args:
             batches: this process's micro-batches of the step.
 
         Returns:
-            The loss, a scalar still on the device; the mean of all processes.
+            The loss, a scalar still on the device; the mean of all processes. None if the gradient is not finite: then
+            nothing was updated, and `state.skipped` is how many steps in a row that was so.
 
         Raises:
-            QualityError: loss or gradient is not finite; nothing was updated.
+            QualityError: it was so in `MOST_SKIPPED` steps.
         """
         state, step = self.state, batches[0].step
         self._freeze(step)
         state.optimizer.zero_grad()
-        statistics = RunningStatistics(state.model, num_parts(self.config.run))
+        statistics = RunningStatistics(state.model)
         losses = []
         for batch in batches:
-            with nullcontext() if batch is batches[-1] else keep_to_itself(self.network):
+            with nullcontext() if batch is batches[-1] else keep_to_itself(self.shared):
                 loss = self._loss(batch) / len(batches)
                 torch.autograd.backward(loss)
-            statistics.note()
+            statistics.note(last=batch is batches[-1])
             losses.append(loss.detach())
-        statistics.finish()
         total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         average([total])
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.config.optimizer.gradient_clip or math.inf)
-        if not torch.isfinite(norm):
-            raise QualityError(
-                f"training diverged: the gradient of step {step} is not finite (loss {float(total):.4g})",
-                "lower --learning-rate, or go on from the last checkpoint with coatnet resume",
-            )
+        state.step = step + 1
+        if not torch.isfinite(whole(norm)):
+            statistics.forget()
+            self._skip(step, total)
+            return None
+        state.skipped = 0
+        statistics.finish()
         self.schedule.step_update(step)
         state.optimizer.step()
-        state.step = step + 1
         if state.ema:
             state.ema.update(state.model, step=state.step)
         return total
+
+    def _skip(self, step: int, loss: Tensor) -> None:
+        self.state.skipped += 1
+        if self.state.skipped == MOST_SKIPPED:
+            raise QualityError(
+                f"training diverged: the gradient of step {step + 1} is not finite (loss {float(loss):.4g}), nor those "
+                f"of the {MOST_SKIPPED - 1} steps before it",
+                "lower --learning-rate and start again",
+            )
 
     def _freeze(self, step: int) -> None:
         """Set what is trained in this step."""
@@ -161,7 +190,8 @@ class Trainer:
         frozen = config.optimizer.freezes(step, config.run.steps or 0)
         train_mode(self.state.model, frozen)
         if frozen != self.frozen:  # which gradients are averaged is settled when the network is wrapped
-            self.frozen, self.network = frozen, parallel(self.state.model)
+            self.frozen = frozen
+            self._connect(self.state.model)
 
     def _loss(self, batch: Batch) -> Tensor:
         """Augment a micro-batch, and run it through the network."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from coatnet.data.randomness import position_seed
 from coatnet.errors import ConfigError, MissingPartError, QualityError, Stopped
 from coatnet.model.config import CoAtNetConfig
+from coatnet.ranks import world_size
 from coatnet.training.config import TrainConfig, lay_over
 from coatnet.training.folder import RunFolder, is_taken
 
@@ -95,10 +96,12 @@ def tune(
         seconds: no trial is begun after them.
 
     Raises:
-        ConfigError: the folder holds something else, or the search of another config.
+        ConfigError: the folder holds something else or the search of another config, or these are several processes.
         MissingPartError: Optuna is not installed.
         Stopped: a signal came; what was done is kept.
     """
+    if world_size() > 1:
+        raise ConfigError(f"tune runs in one process, and these are {world_size()}", "start it without torchrun")
     check_optuna()
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
