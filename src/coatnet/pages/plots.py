@@ -43,6 +43,27 @@ class Series:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Panel:
+    """Lines or points on one pair of axes.
+
+    Args:
+        title: above it.
+        x, y: what the axes show.
+        series: the same name has the same colour in all panels of a figure.
+        log_x, log_y: logarithmic axes.
+        labels: for each series a text beside each of its points, which then are not joined; or none, for lines.
+    """
+
+    title: str
+    x: str
+    y: str
+    series: Sequence[Series]
+    log_x: bool = False
+    log_y: bool = False
+    labels: Sequence[Sequence[str]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bars:
     """One histogram.
 
@@ -86,6 +107,31 @@ def curves(path: Path, losses: Sequence[Series], rates: Sequence[Series] = ()) -
         if panel.lines:
             for text in panel.legend(frameon=False).get_texts():
                 text.set_parse_math(False)
+    _write(figure, path)
+
+
+def panels(path: Path, shown: Sequence[Panel]) -> None:
+    """Panels side by side, with one legend below them."""
+    figure = _figure(4.6 * len(shown), 3.9)
+    names = list(dict.fromkeys(one.name for panel in shown for one in panel.series))
+    handles: dict[str, Any] = {}
+    for panel, axes in zip(shown, figure.subplots(1, len(shown), squeeze=False)[0], strict=True):
+        axes.set_xscale("log" if panel.log_x else "linear")
+        axes.set_yscale("log" if panel.log_y else "linear")
+        for place, one in enumerate(panel.series):
+            position = names.index(one.name)
+            style = {"color": COLOURS[position % len(COLOURS)], "marker": MARKERS[1 + position % (len(MARKERS) - 1)]}
+            line = "none" if panel.labels else "-"
+            (handles[one.name],) = axes.plot(one.x, one.y, linestyle=line, markersize=4, label=one.name, **style)
+            for x, y, label in zip(one.x, one.y, panel.labels[place] if panel.labels else (), strict=False):
+                axes.annotate(label, (x, y), (3, 3), textcoords="offset points", fontsize=6, parse_math=False)
+        axes.set(xlabel=panel.x, ylabel=panel.y)
+        axes.set_title(panel.title, fontsize=10, parse_math=False)
+    legend = figure.legend(
+        [handles[name] for name in names], names, loc="outside lower center", ncols=6, frameon=False, fontsize=9
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     _write(figure, path)
 
 
