@@ -20,6 +20,10 @@ CHOICES = {
     "no table, no hidden layer": {"relative_attention": False, "hidden_width": 0},
     "erf, hidden 24": {"gelu": "erf", "hidden_width": 24},
     "fan": {"initialisation": "fan"},
+    "bias after": {"bias_position": "after"},
+    "windows": {"attention": "window", "attention_window": 3},
+    "windows, bias after": {"attention": "window", "attention_window": 3, "bias_position": "after"},
+    "linear": {"attention": "linear", "relative_attention": False},
 }
 
 

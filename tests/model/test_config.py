@@ -47,6 +47,11 @@ def test_layouts_that_cannot_be(layout: str, words: str) -> None:
         ({"squeeze_ratio": 2.0}, "squeeze_ratio: Input should be less than or equal to 1, got 2.0"),
         ({"pool": "median"}, "pool: Input should be 'max' or 'average', got 'median'"),
         ({"num_clases": 3}, "num_clases: Extra inputs are not permitted, got 3"),
+        ({"attention": "linear"}, "linear attention has no relative bias; set relative_attention to false"),
+        (
+            {"bias_position": "after", "relative_attention": False},
+            "bias_position after needs relative_attention; leave one of them out",
+        ),
         ({"stochastic_depth": 1.0}, "stochastic_depth: Input should be less than 1, got 1.0"),
     ],
 )

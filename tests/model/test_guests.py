@@ -1,6 +1,7 @@
 """Guests are timm's own modules: what goes in and out, what is refused, what it costs."""
 
 import copy
+import sys
 
 import pytest
 import timm
@@ -8,13 +9,15 @@ import torch
 from torch import nn
 
 from coatnet.classifier import Classifier
-from coatnet.errors import ConfigError
+from coatnet.errors import ConfigError, MissingPartError
 from coatnet.frozen import explain
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import ModelConfig, create_model, member
 from coatnet.model.guests import GuestConfig, undecayed
+from coatnet.model.heads import classes_layers
 from coatnet.model.size import model_size
 from coatnet.training.config import OptimizerConfig
+from coatnet.training.initial import find_initial
 from coatnet.training.optimizer import create_optimizer
 
 COATNETS = timm.list_models(["coatnet*", "coatnext*"])
@@ -30,6 +33,35 @@ def test_a_guest_is_timms_own_module():
     assert list(model.state_dict()) == list(peer.state_dict())
     assert model.config == GuestConfig(guest="timm/test_vit", num_classes=5, image_size=160)
     assert model.config.layout == "timm/test_vit"
+
+
+def test_deepvit_is_vit_pytorchs_own_module():
+    from vit_pytorch.deepvit import DeepViT
+
+    torch.manual_seed(0)
+    model = create_model("vit_pytorch/deepvit", num_classes=5, image_size=32).eval()
+    torch.manual_seed(0)
+    form = {"dim": 396, "depth": 16, "heads": 12, "dim_head": 33, "mlp_dim": 1188}
+    peer = DeepViT(image_size=32, patch_size=4, num_classes=5, **form).eval()
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(model(images), peer(images))
+    assert list(model.state_dict()) == list(peer.state_dict())
+    assert classes_layers(model.config) == ("mlp_head.1",)
+    assert model.config == GuestConfig(guest="vit_pytorch/deepvit", num_classes=5, image_size=32)
+    with pytest.raises(ConfigError, match=r"image of 64 x 64 pixels: vit_pytorch/deepvit is built for 32 x 32"):
+        model(torch.zeros(1, 3, 64, 64))
+
+
+def test_deepvit_is_near_the_size_of_the_papers_table_4():
+    size = model_size(member("vit_pytorch/deepvit"))
+    assert size.parameters == pytest.approx(27e6, rel=0.06)
+    assert size.multiply_adds == pytest.approx(6.2e9, rel=0.1)
+
+
+def test_an_optional_library_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vit_pytorch.deepvit", None)
+    with pytest.raises(MissingPartError, match="vit_pytorch/deepvit needs vit-pytorch, which is not installed"):
+        create_model("vit_pytorch/deepvit")
 
 
 def test_a_tag_without_its_weights_gives_its_sizes():
@@ -67,6 +99,9 @@ def test_stochastic_depth_is_timms():
         ("timm/coatnet_0_rw_224", {"image_size": 200}, "timm/coatnet_0_rw_224 does not work at 200 px: "),
         ("timm/test_vit", {"image_size": 8}, "image_size: Input should be greater than or equal to 32"),
         ("timm/vgg11", {"stochastic_depth": 0.1}, "timm/vgg11 has no stochastic depth"),
+        ("vit_pytorch/deepvit", {"stochastic_depth": 0.1}, "vit_pytorch/deepvit has no stochastic depth"),
+        ("vit_pytorch/deepvit", {"image_size": 50}, "vit_pytorch/deepvit does not work at 50 px: "),
+        ("vit_pytorch/cait", {}, "there is no model 'vit_pytorch/cait'"),
         ("timm/test_vit", {"stages": ()}, "stages: Extra inputs are not permitted"),
         ("timm/vit_base_patch16_sapiens2", {}, "is made for images of 1024 x 768 pixels"),
     ],
@@ -78,7 +113,9 @@ def test_what_cannot_be_built_is_said_in_one_line(name, changes, told):
     assert "\n" not in caught.value.message + caught.value.hint
 
 
-@pytest.mark.parametrize("name", ["hf-hub:me/mine", "timm/../mine", "timm/hf-hub:me/mine", "timm/a.b", "timm/", "vit"])
+@pytest.mark.parametrize(
+    "name", ["hf-hub:me/mine", "timm/../mine", "timm/hf-hub:me/mine", "timm/a.b", "timm/", "vit", "vit_pytorch/vit"]
+)
 def test_a_stored_config_can_name_nothing_but_an_architecture(name):
     with pytest.raises(ValueError, match="should match pattern"):
         GuestConfig(guest=name, image_size=224)
@@ -123,10 +160,10 @@ def test_what_its_makers_do_not_decay_is_not_decayed():
     assert tables
 
 
-def goes_through_a_folder(name, folder):
+def goes_through_a_folder(name, folder, library="timm", **changes):
     """Create, forward, save, load, forward: the same bits."""
     torch.manual_seed(0)
-    classifier = Classifier(create_model(f"timm/{name}", num_classes=3), class_names=("a", "b", "c"))
+    classifier = Classifier(create_model(f"{library}/{name}", num_classes=3, **changes), class_names=("a", "b", "c"))
     size = classifier.preprocess.image_size
     images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(2)).numpy()
     before = classifier.logits(images)
@@ -140,6 +177,12 @@ def goes_through_a_folder(name, folder):
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "coatnet_pico_rw_224"])
 def test_a_guest_goes_through_a_classifier_folder(name, tmp_path):
     goes_through_a_folder(name, tmp_path)
+
+
+def test_deepvit_goes_through_a_classifier_folder(tmp_path):
+    goes_through_a_folder("deepvit", tmp_path, "vit_pytorch", image_size=32)
+    with pytest.raises(ConfigError, match="vit_pytorch/deepvit can only be trained from scratch"):
+        find_initial(tmp_path / "deepvit")
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from coatnet.data.preprocess import Preprocess
 from coatnet.model.config import CoAtNetConfig
-from coatnet.model.guests import PREFIX, GuestConfig
+from coatnet.model.guests import GuestConfig
 from coatnet.version import __version__
 
 CARD = """\
@@ -57,8 +57,8 @@ def model_card(config: CoAtNetConfig | GuestConfig, preprocess: Preprocess, clas
 
 def _network(config: CoAtNetConfig | GuestConfig) -> str:
     if isinstance(config, GuestConfig):
-        name = config.guest.removeprefix(PREFIX)
-        return f"timm's `{name}` for images of {config.image_size} x {config.image_size} pixels"
+        library, _, name = config.guest.partition("/")
+        return f"{library}'s `{name}` for images of {config.image_size} x {config.image_size} pixels"
     depths = ", ".join(str(stage.depth) for stage in config.stages)
     widths = ", ".join(str(stage.width) for stage in config.stages)
     return (

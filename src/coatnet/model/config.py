@@ -59,6 +59,15 @@ class CoAtNetConfig(Frozen):
     """Channels of an attention head: 32; 64 for CoAtNet-5, 128 for -6 and -7 (Table 3 caption, A.2)."""
     relative_attention: bool = True
     """Learned bias per head and offset in the attention logits (Eq. 3; off in Table 6)."""
+    bias_position: Literal["before", "after"] = "before"
+    """Where the relative bias is added: before the softmax (y^pre of section 2.1, the paper's choice) or after it
+    (y^post)."""
+    attention: Literal["global", "window", "linear"] = "global"
+    """What attention blocks attend to (section 2.2). global: the whole map. window: the window of the map that a token
+    is in. linear: the whole map at a cost linear in the tokens, without a softmax and so without relative bias
+    (arXiv 2006.16236)."""
+    attention_window: PositiveInt = 7
+    """Height and width of the windows where `attention` is window, tokens; 7 in Swin (arXiv 2103.14030)."""
     stride_location: Literal["expand", "depthwise"] = "expand"
     """Where MBConv strides: the first 1x1 convolution (Eq. 5) or the depthwise one (Table 9)."""
     pool: Literal["max", "average"] = "max"
@@ -97,6 +106,10 @@ class CoAtNetConfig(Frozen):
                 raise ValueError(f"stages[{index + 1}] continues a stage, so it needs stride 1 and another block kind")
         if self.stages[0].continues:
             raise ValueError("stages[0] cannot continue a stage: there is none before it")
+        if self.attention == "linear" and self.relative_attention:
+            raise ValueError("linear attention has no relative bias; set relative_attention to false")
+        if self.bias_position == "after" and not self.relative_attention:
+            raise ValueError("bias_position after needs relative_attention; leave one of them out")
         for index, stage in enumerate(self.stages):
             if stage.block == "T" and stage.width % self.head_size:
                 raise ValueError(
@@ -135,6 +148,16 @@ class CoAtNetConfig(Frozen):
     def squeeze_width(self, width: int) -> int:
         """Bottleneck of squeeze-and-excitation in a block that gives `width` (paper 8.1); 0 for none."""
         return max(1, int(width * self.squeeze_ratio)) if self.squeeze_ratio else 0
+
+    def attention_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Tokens that a token attends to, as height and width; the relative table is made for these.
+
+        Args:
+            grid: of the map at the config's image size.
+        """
+        if self.attention != "window":
+            return grid
+        return min(grid[0], self.attention_window), min(grid[1], self.attention_window)
 
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """Sizes of the feature map after the stem and after each stage, for an image of `height` x `width` pixels."""

@@ -10,7 +10,7 @@ from pydantic import Discriminator, Tag
 
 from coatnet.errors import ConfigError
 from coatnet.model.config import CoAtNetConfig, changed
-from coatnet.model.guests import PREFIX, GuestConfig, guest
+from coatnet.model.guests import PREFIX, GuestConfig, guest, is_guest_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,18 +84,18 @@ FAMILY: dict[str, CoAtNetConfig] = {**PAPER, **SMALL}
 
 
 def member(name: str) -> CoAtNetConfig | GuestConfig:
-    """The config of a member, or of a guest whose name begins with "timm/".
+    """The config of a member, or of a guest: "timm/NAME", or "vit_pytorch/deepvit".
 
     Raises:
         ConfigError: no member has this name; the message lists the nearest.
     """
-    if name.startswith(PREFIX):
+    if is_guest_name(name):
         return guest(name)
     if name not in FAMILY:
         near = difflib.get_close_matches(name, FAMILY, n=3, cutoff=0.4) or list(FAMILY)[:3]
         raise ConfigError(
             f"there is no model {name!r}; did you mean {', '.join(near)}?",
-            "coatnet models lists them all; other networks are called timm/NAME",
+            "coatnet models lists them all; other networks are called timm/NAME, or vit_pytorch/deepvit",
         )
     return FAMILY[name]
 
@@ -111,14 +111,14 @@ def create_model(
     """A network: an ordinary torch module whose forward takes `(B, 3, H, W)` and returns logits.
 
     Args:
-        model: the name of a member, "timm/NAME" or "timm/NAME.TAG" for a guest, or a config.
+        model: the name of a member; of a guest, "timm/NAME", "timm/NAME.TAG" or "vit_pytorch/deepvit"; or a config.
         pretrained: for a guest: True loads the weights of the tag (timm's first one if none is named) from the cache
             of the Hugging Face hub, else from the hub; a path loads a file or folder. Otherwise weights are fresh.
         changes: fields of the config to set otherwise, as `num_classes=10`.
 
     Raises:
         ConfigError: an unknown name, changes that do not validate, or no weights are published for it.
-        MissingPartError: the weights are not here, and the hub does not answer.
+        MissingPartError: the weights are not here, and the hub does not answer; or the guest's library is not here.
         ModelFileError: the weights are damaged or of another network.
     """
     if pretrained is not False:

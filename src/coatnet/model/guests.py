@@ -1,4 +1,4 @@
-"""Other people's networks by timm's names, as "timm/resnet50": their config, and how to build one.
+"""Other people's networks by name, as "timm/resnet50" or "vit_pytorch/deepvit": their config, and how to build one.
 
 Importing this file imports neither torch nor timm.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt, ValidationError
 
-from coatnet.errors import ConfigError
+from coatnet.errors import CoatnetError, ConfigError, MissingPartError
 from coatnet.frozen import Frozen, explain
 from coatnet.model.config import SMALLEST_IMAGE
 
@@ -19,14 +19,22 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PREFIX = "timm/"
-"""What tells a guest's name from a member's."""
+"""Before the names of timm's networks."""
+DEEPVIT = "vit_pytorch/deepvit"
+"""The one guest that timm lacks, a contender of the paper's Table 4; built by vit-pytorch, an optional part."""
+DEEPVIT_FORM = {"dim": 396, "depth": 16, "heads": 12, "dim_head": 33, "mlp_dim": 3 * 396}
+"""DeepViT-S (arXiv 2103.11886): 16 blocks of 396 channels, 12 heads, feed-forward part three times as wide. Its
+makers' stem of convolutions is not in vit-pytorch, which cuts patches, and re-attends in all blocks, not in the last 5.
+"""
+DEEPVIT_SIZE, DEEPVIT_PATCHES, DEEPVIT_TOKENS = 224, (16, 8, 4), 8
+"""Its image size and its patch, pixels; smaller images get the largest patch that leaves 8 x 8 tokens."""
 
 
 class GuestConfig(Frozen):
-    """A network that timm builds. It names an architecture of timm's registry, never a file or an address."""
+    """A network that another library builds. It names an architecture known there, never a file or an address."""
 
-    guest: str = Field(pattern=r"^timm/[A-Za-z0-9_]+$")
-    """Architecture without a tag, as "timm/coatnet_0_rw_224"."""
+    guest: str = Field(pattern=r"^(timm/[A-Za-z0-9_]+|vit_pytorch/deepvit)$")
+    """Architecture without a tag, as "timm/coatnet_0_rw_224"; or "vit_pytorch/deepvit"."""
     num_classes: PositiveInt = 1000
     """Logits per image."""
     image_size: int = Field(ge=SMALLEST_IMAGE)
@@ -42,15 +50,23 @@ class GuestConfig(Frozen):
         return self.guest
 
 
+def is_guest_name(name: str) -> bool:
+    """Whether this is the name of a guest, rather than of a member."""
+    return name.startswith(PREFIX) or name == DEEPVIT
+
+
 def guest(name: str) -> GuestConfig:
-    """The config of a timm model as its makers built it.
+    """The config of a guest as its makers built it.
 
     Args:
-        name: "timm/ARCHITECTURE" or "timm/ARCHITECTURE.TAG"; classes and image size are those of the tag's weights.
+        name: "timm/ARCHITECTURE" or "timm/ARCHITECTURE.TAG", with the classes and the image size of the tag's weights;
+            or "vit_pytorch/deepvit".
 
     Raises:
         ConfigError: timm has no such model, or it takes no square images.
     """
+    if name == DEEPVIT:
+        return GuestConfig(guest=name, image_size=DEEPVIT_SIZE)
     record = registered(name)
     height, width = record.input_size[1:]
     if height != width:
@@ -89,7 +105,7 @@ def registered(name: str) -> PretrainedCfg:
 
 
 def create_guest(config: GuestConfig) -> nn.Module:
-    """The network with fresh weights: timm's own module, whose state dict has timm's names.
+    """The network with fresh weights: the library's own module, whose state dict has its names.
 
     Args:
         config: the network.
@@ -99,23 +115,27 @@ def create_guest(config: GuestConfig) -> nn.Module:
         other sizes.
 
     Raises:
-        ConfigError: timm has no such model, or cannot build it at this size or with stochastic depth.
+        ConfigError: timm has no such model, or it cannot be built at this size or with stochastic depth.
+        MissingPartError: the library is not installed.
     """
-    if config.image_size != registered(config.guest).input_size[-1]:
+    if config.image_size != _native_size(config):
         check_guest(config)
     return finish_guest(build(config), config)
 
 
 def build(config: GuestConfig, **options: Any) -> nn.Module:
-    """timm's module for a config.
+    """The library's module for a config.
 
     Args:
         config: the network.
         options: what else to give timm's create_model.
 
     Raises:
-        ConfigError: timm cannot build it so.
+        ConfigError: it cannot be built so.
+        MissingPartError: the library is not installed.
     """
+    if config.guest == DEEPVIT:
+        return _build_deepvit(config)
     import timm
     from timm.models import resolve_model_input_args
 
@@ -131,17 +151,50 @@ def build(config: GuestConfig, **options: Any) -> nn.Module:
     except TypeError as error:
         if "drop_path_rate" not in str(error):
             raise
-        raise ConfigError(f"{config.guest} has no stochastic depth", "leave --stochastic-depth out") from None
+        raise _no_stochastic_depth(config) from None
     return module
 
 
+def _build_deepvit(config: GuestConfig) -> nn.Module:
+    try:
+        from vit_pytorch.deepvit import DeepViT
+    except ImportError:
+        raise MissingPartError(
+            f"{config.guest} needs vit-pytorch, which is not installed", 'pip install "coatnet[study]"'
+        ) from None
+    if config.stochastic_depth:
+        raise _no_stochastic_depth(config)
+    patch = next(patch for patch in DEEPVIT_PATCHES if config.image_size >= DEEPVIT_TOKENS * patch)
+    module: nn.Module = DeepViT(
+        image_size=config.image_size, patch_size=patch, num_classes=config.num_classes, **DEEPVIT_FORM
+    )
+    return module
+
+
+def _no_stochastic_depth(config: GuestConfig) -> ConfigError:
+    return ConfigError(f"{config.guest} has no stochastic depth", "leave --stochastic-depth out")
+
+
+def _native_size(config: GuestConfig) -> int:
+    """The image size that the architecture was made for."""
+    return DEEPVIT_SIZE if config.guest == DEEPVIT else registered(config.guest).input_size[-1]
+
+
+def classifier_layers(config: GuestConfig) -> tuple[str, ...]:
+    """Names of the layers whose weight and bias have a row for each class."""
+    if config.guest == DEEPVIT:
+        return ("mlp_head.1",)
+    layers = registered(config.guest).classifier
+    return (layers,) if isinstance(layers, str) else tuple(layers or ())
+
+
 def finish_guest(module: nn.Module, config: GuestConfig) -> nn.Module:
-    """Give timm's module its config and the check of its input."""
+    """Give the library's module its config and the check of its input."""
     from timm.models import get_model_input_config
 
     guest_module: Any = module
     guest_module.config = config
-    if get_model_input_config(module)["fixed_input_size"]:
+    if config.guest == DEEPVIT or get_model_input_config(module)["fixed_input_size"]:
         module.register_forward_pre_hook(_SizeCheck(config))
     return module
 
@@ -171,11 +224,11 @@ def check_guest(config: GuestConfig) -> None:
     """
     import torch
 
-    native = registered(config.guest).input_size[-1]
+    native = _native_size(config)
     try:
         with torch.device("meta"):
             build(config).eval()(torch.empty(1, 3, config.image_size, config.image_size))
-    except ConfigError:
+    except CoatnetError:
         raise
     except Exception as error:  # each architecture fails in its own way
         raise ConfigError(

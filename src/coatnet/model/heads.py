@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import ModelConfig
-from coatnet.model.guests import registered
+from coatnet.model.guests import classifier_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,8 +53,7 @@ def classes_layers(config: ModelConfig) -> tuple[str, ...]:
     """Names of the layers whose weight and bias have a row for each class: one; several in some guests."""
     if isinstance(config, CoAtNetConfig):
         return ("head.classes",)
-    layers = registered(config.guest).classifier
-    return (layers,) if isinstance(layers, str) else tuple(layers or ())
+    return classifier_layers(config)
 
 
 def with_classes(

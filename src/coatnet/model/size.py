@@ -133,7 +133,17 @@ def _transformer(config: CoAtNetConfig, width_in: int, width: int, grids: tuple[
     grid, trained = grids
     positions, inner = _tokens(grid), config.inner_width(width)
     size = _norm(width_in) + _dense(width_in, 3 * width, positions) + _dense(width, width, positions)
-    size = size + Size(0, 2 * positions**2 * width)
+    size = size + Size(0, 2 * width * _pairs(config, grid, config.attention_grid(trained)))
     if config.relative_attention:
-        size = size + Size(width // config.head_size * (2 * trained[0] - 1) * (2 * trained[1] - 1), 0)
+        height, breadth = config.attention_grid(trained)
+        size = size + Size(width // config.head_size * (2 * height - 1) * (2 * breadth - 1), 0)
     return size + _norm(width) + _dense(width, inner, positions) + _dense(inner, width, positions)
+
+
+def _pairs(config: CoAtNetConfig, grid: Grid, window: Grid) -> int:
+    """Products of two vectors of a head that each half of attention takes, over the tokens of a map."""
+    if config.attention == "linear":
+        return _tokens(grid) * config.head_size
+    if config.attention == "global":
+        return _tokens(grid) ** 2
+    return -(-grid[0] // window[0]) * -(-grid[1] // window[1]) * _tokens(window) ** 2

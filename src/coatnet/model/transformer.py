@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from coatnet.model.attention import Grid, RelativeAttention
+from coatnet.model.attention import Grid
+from coatnet.model.attention_kinds import create_attention
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.mbconv import Pool, StochasticDepth, activation
 
@@ -38,12 +39,7 @@ class TransformerBlock(nn.Module):
         self.pool = Pool(config) if stride > 1 else nn.Identity()
         self.projection = nn.Linear(input_width, width) if input_width != width else nn.Identity()
         self.attention_norm = nn.LayerNorm(input_width, eps=config.layer_norm_epsilon)
-        self.attention = RelativeAttention(
-            input_width=input_width,
-            width=width,
-            head_size=config.head_size,
-            grid=grid if config.relative_attention else None,
-        )
+        self.attention = create_attention(config, input_width=input_width, width=width, grid=grid)
         inner = config.inner_width(width)
         self.feed_forward_norm = nn.LayerNorm(width, eps=config.layer_norm_epsilon)
         self.feed_forward = nn.Sequential(nn.Linear(width, inner), activation(config), nn.Linear(inner, width))

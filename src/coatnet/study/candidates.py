@@ -72,7 +72,7 @@ def vit_candidates(patch: int, choices: Mapping[str, Any], asked: Asked) -> Cand
         choices: the other fields of the config.
         asked: what their size should be.
     """
-    found = []
+    found: list[Candidates] = []
     for width in _multiples(choices["head_size"], WIDTH_UNIT, WIDEST):
         config = build("ViT", (1,), (width,), (patch,), choices)
         depths = np.array([[depth] for depth in VIT_BLOCKS if width >= LEAST_WIDTH * depth], int).reshape(-1, 1)
@@ -112,7 +112,7 @@ def hybrid_candidates(
 
     found = []
     units = [choices["head_size"] if letter == "T" else 1 for letter in letters[1:]]
-    found = []
+    found: list[Candidates] = []
     for second, third in _middle_widths(units):
         for fourth in _multiples(units[2], third, third * MOST_WIDENING):
             stages = (second // 2, second, third, fourth)

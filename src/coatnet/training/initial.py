@@ -18,7 +18,7 @@ from coatnet.errors import ConfigError, MissingPartError, ModelFileError
 from coatnet.frozen import explain
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import FAMILY, ModelConfig, architecture, create_model, member
-from coatnet.model.guests import PREFIX, GuestConfig, guest
+from coatnet.model.guests import DEEPVIT, PREFIX, GuestConfig, guest
 from coatnet.model.heads import carry_classes, classes_layers, with_classes
 from coatnet.model.hub import RECORD, holds_weights
 from coatnet.model.published import Published, find_published, is_published_name
@@ -91,9 +91,12 @@ def find_initial(source: str | Path, model: str | None = None) -> Pretrained:
     Raises:
         ModelFileError: the source is missing, damaged or refused.
         MissingPartError: published weights are not here, and the hub does not answer.
-        ConfigError: a weights file without `model`, or a folder with another.
+        ConfigError: a weights file without `model`, a folder with another, or a network that is only trained from
+            scratch.
     """
     path = Path(source).expanduser().absolute()
+    if model == DEEPVIT:
+        raise _only_from_scratch(DEEPVIT)
     if not _is_there(path) and is_published_name(str(source)):
         found = _of_record(str(source), *_published(str(source)))
     elif not _is_there(path):
@@ -104,9 +107,15 @@ def find_initial(source: str | Path, model: str | None = None) -> Pretrained:
         found = _of_record(str(path), *_published(model if path.is_file() else "", path))
     else:
         found = _from_folder(find_folder(path))
+        if architecture(found.config) == DEEPVIT:
+            raise _only_from_scratch(DEEPVIT)
     if model is not None and architecture(member(model)) != architecture(found.config):
         raise ConfigError(f"model is {model}, and {source} holds another network", "leave --model out")
     return found
+
+
+def _only_from_scratch(name: str) -> ConfigError:
+    return ConfigError(f"{name} can only be trained from scratch", "leave --init out")
 
 
 def _from_folder(folder: Path) -> Pretrained:
