@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,17 +12,18 @@ from pathlib import Path
 import pytest
 
 from coatnet.cli import main
-from coatnet.data.sources import open_data
+from coatnet.data.sources import DataConfig, open_data
 from coatnet.errors import ConfigError
-from coatnet.study.config import StudyConfig, study_config
+from coatnet.study.config import study_config
 from coatnet.study.folder import StudyFolder
-from coatnet.study.plan import TRIAL_SEED, plan, run_config
+from coatnet.study.plan import TRIAL_SEED, plan, run_config, settle
 from coatnet.study.results import Moment, accuracy_at_loss, read_results, steps_to
 from coatnet.study.work import chosen_rate
 from coatnet.training.folder import RunFolder
 from coatnet.training.log import read_metrics
 
 UNTIMED = ("seconds", "images_per_second")
+SETTINGS = (("generalization", 0.1), ("capacity", 0.05))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,8 @@ def test_the_plan_has_every_run_once_and_in_order(done) -> None:
         if run.rate is None:
             assert {by for by in run.needs} == {n for n in names if n.startswith(f"{run.experiment}/{run.arm}/rate")}
     assert {run.seed for run in runs if run.rate is not None} == {TRIAL_SEED}
-    assert [run.seed for run in runs if run.rate is None] == sorted(run.seed for run in runs if run.rate is None)
+    results = [(run.experiment, run.setting, run.seed, run.arm) for run in runs if run.rate is None]
+    assert results == [(e, s, seed, arm) for e, s in SETTINGS for seed in (0, 1) for arm in ("CCCT", "CCTT")]
 
 
 def test_runs_are_what_the_paper_says(done) -> None:
@@ -177,6 +180,20 @@ def test_killed_and_started_again_it_does_what_is_missing(done, words, tmp_path)
 
 
 @pytest.mark.slow
+def test_transfer_and_ablations_are_in_the_report(words, tmp_path) -> None:
+    """Whole, on digits: pre-trained, fine-tuned at two sizes, beside variants and a contender."""
+    flags = words(
+        out=str(tmp_path / "all"), experiments="transfer,ablations,contenders", target="digits", transferred="CCTT",
+        sizes="32,48", transfer_epochs="0.05", transfer_rates="1e-4", contenders="coatnet_mini_32", rates="1e-3",
+    )  # fmt: skip
+    assert main(flags) == 0
+    assert main(["study", "report", str(tmp_path / "all")]) == 0
+    page = (tmp_path / "all" / "report" / "report.html").read_text()
+    for told in ("Transfer (Table 2)", "48 px", "linear attention", "Table 9", "coatnet_mini_32", "less CCTT, points"):
+        assert told in page
+
+
+@pytest.mark.slow
 def test_two_at_once_share_the_work(done, words, tmp_path) -> None:
     folder = StudyFolder(tmp_path / "shared")
     flags = words(out=str(folder.path), experiments="generalization")
@@ -195,6 +212,40 @@ def start(flags: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, **streams)
 
 
+def test_transfer_and_ablations_start_from_runs_of_their_own_kind(networks) -> None:
+    """What they need is in the plan, before them, though nobody asked for it."""
+    config = study_config(
+        DataConfig(path="digits"),
+        networks=str(networks),
+        layouts=("CCTT", "CCCT"),
+        experiments=("transfer", "ablations"),
+        target=DataConfig(path="digits"),
+        transferred=("CCTT",),
+        transfer_rates=(5e-5,),
+        sizes=(32, 48),
+        seeds=2,
+        fractions=(0.1, 1.0),
+        steps=3,
+        passes=(1.0, 3.0),
+    )
+    study = settle(config)
+    runs = {run.name: run for run in plan(study)}
+    names = list(runs)
+    assert all(names.index(need) < names.index(name) for name, run in runs.items() for need in run.needs)
+    tuned = runs["transfer/CCTT/48/seed-1"]
+    assert tuned.start == "capacity/CCTT/3/seed-1"
+    changed = run_config(study, tuned, 5e-5)
+    assert (changed.preprocess.image_size, changed.model.image_size) == ((48, 48), 32)
+    assert changed.optimizer.final_learning_rate == changed.optimizer.learning_rate == 5e-5
+    variants = [arm for arm in study.arms if arm.kind == "ablation"]
+    assert {arm.table for arm in variants} >= {"Table 6", "Table 7", "Table 8", "Table 9"}
+    assert all(arm.config != study.arm("CCTT").config for arm in variants)
+    for arm in variants:
+        run = runs[f"ablations/{re.sub(r"[ ,]+", "-", arm.name)}/1/seed-0"]
+        assert run.trials == runs["generalization/CCTT/1/seed-0"].trials
+        assert run_config(study, run, 1e-3).data == run_config(study, runs["generalization/CCTT/1/seed-0"], 1e-3).data
+
+
 def test_config_errors_say_what_to_do(words, tmp_path, capsys) -> None:
     for flags, message in (
         ({"experiments": "transfer"}, "transfer"),
@@ -210,7 +261,7 @@ def test_config_errors_say_what_to_do(words, tmp_path, capsys) -> None:
 
 
 def test_sizes_follow_from_the_images() -> None:
-    found = study_config(StudyConfig.model_fields["data"].annotation(path="digits"))
+    found = study_config(DataConfig(path="digits"))
     assert (found.image_size, found.budget, found.sizes) == (32, "3M", (32, 48))
 
 

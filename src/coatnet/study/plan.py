@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -147,20 +148,23 @@ def ablated_layout(config: StudyConfig) -> str:
 
 
 def plan(study: Study) -> tuple[PlannedRun, ...]:
-    """All runs, trials first, then seed by seed, so that a study that is cut short holds whole seeds. What a run needs
-    stands before it."""
+    """All runs, setting by setting with all its seeds, so that a study that is cut short has whole answers. What a run
+    needs stands before it."""
     config = study.config
-    asked = [run for experiment in config.experiments for run in _trials(study, experiment)]
-    for seed in range(config.seeds):
-        asked += [run for experiment in config.experiments for run in _results(study, experiment, seed)]
-    known = {run.name: run for run in asked}
-    for experiment in _SOURCES:  # what others start from, whether or not it is asked for
-        rest = [run for seed in range(config.seeds) for run in _results(study, experiment, seed)]
-        known = {run.name: run for run in (*_trials(study, experiment), *rest)} | known
+    asked = [run for experiment in config.experiments for run in _runs(study, experiment)]
+    known = {run.name: run for experiment in _SOURCES for run in _runs(study, experiment)}  # asked for or not
+    known |= {run.name: run for run in asked}
     ordered: dict[str, PlannedRun] = {}
     for run in asked:
         _add(run, known, ordered)
     return tuple(ordered.values())
+
+
+def _runs(study: Study, experiment: Experiment) -> Iterator[PlannedRun]:
+    yield from _trials(study, experiment)
+    for setting in _settings(study, experiment):
+        for seed in range(study.config.seeds):
+            yield from _results(study, experiment, setting, seed)
 
 
 def _add(run: PlannedRun, known: dict[str, PlannedRun], ordered: dict[str, PlannedRun]) -> None:
@@ -273,28 +277,23 @@ def _trials(study: Study, experiment: Experiment) -> Iterator[PlannedRun]:
             )
 
 
-def _results(study: Study, experiment: Experiment, seed: int) -> Iterator[PlannedRun]:
+def _results(study: Study, experiment: Experiment, setting: float, seed: int) -> Iterator[PlannedRun]:
     ablated = ablated_layout(study.config)
     if experiment == "ablations":  # beside what is ablated
-        yield from (run for run in _results(study, "generalization", seed) if run.name == ablated_run(study, seed))
-    for setting in _settings(study, experiment):
-        for arm in _arms(study, experiment):
-            rates = _trials(study, "generalization" if experiment == "ablations" else experiment)
-            chooser = ablated if experiment == "ablations" else arm
-            yield PlannedRun(
-                name=f"{experiment}/{_word(arm)}/{setting:g}/seed-{seed}",
-                experiment=experiment,
-                arm=arm,
-                setting=setting,
-                seed=seed,
-                trials=tuple(trial.name for trial in rates if trial.arm == chooser),
-                start=_start(study, arm, seed) if experiment == "transfer" else None,
-            )
-
-
-def ablated_run(study: Study, seed: int) -> str:
-    """Name of the run that the ablations of this seed are compared with."""
-    return f"generalization/{ablated_layout(study.config)}/{max(study.config.fractions):g}/seed-{seed}"
+        whole = _results(study, "generalization", setting, seed)
+        yield from (run for run in whole if run.arm == ablated)
+    for arm in _arms(study, experiment):
+        rates = _trials(study, "generalization" if experiment == "ablations" else experiment)
+        chooser = ablated if experiment == "ablations" else arm
+        yield PlannedRun(
+            name=f"{experiment}/{_word(arm)}/{setting:g}/seed-{seed}",
+            experiment=experiment,
+            arm=arm,
+            setting=setting,
+            seed=seed,
+            trials=tuple(trial.name for trial in rates if trial.arm == chooser),
+            start=_start(study, arm, seed) if experiment == "transfer" else None,
+        )
 
 
 def _start(study: Study, arm: str, seed: int) -> str:
@@ -304,4 +303,4 @@ def _start(study: Study, arm: str, seed: int) -> str:
 
 def _word(name: str) -> str:
     """A name as a part of a path."""
-    return name.replace("/", "-")
+    return re.sub(r"[^\w.-]+", "-", name)
