@@ -104,13 +104,6 @@ def hybrid_candidates(
     depths = np.array(list(itertools.product(*DEPTHS)))
     unlike_depths = np.abs(np.log2(depths[:, [0, 3]] / LIKELY_END_BLOCKS)).sum(1)
     unlike_depths += np.abs(np.log2(depths[:, 2] / depths[:, 1] / LIKELY_S3_PER_S2))
-
-    def narrow(stages: Sequence[int]) -> CoAtNetConfig:
-        """One block in each stage."""
-        stem_width = max(WIDTH_UNIT, round(stages[0] * stem_share / WIDTH_UNIT) * WIDTH_UNIT)
-        return build(letters, (2, 1, 1, 1, 1), (stem_width, *stages), strides, choices)
-
-    found = []
     units = [choices["head_size"] if letter == "T" else 1 for letter in letters[1:]]
     found: list[Candidates] = []
     for second, third in _middle_widths(units):
