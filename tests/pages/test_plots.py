@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coatnet.pages.plots import Lines, Series, confusion, curves, line_panels, mosaic, reliability, shortened
+from coatnet.pages.plots import Panel, Series, confusion, curves, mosaic, panels, reliability, shortened
 
 
 def pixels(path):
@@ -126,12 +126,12 @@ def test_plots_leave_no_global_state(tmp_path):
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_line_panels_share_colours_and_one_legend(tmp_path):
+def test_panels_share_colours_and_one_legend(tmp_path):
     first = [Series(name="random", x=[0, 1], y=[0.2, 0.4]), Series(name="map", x=[0, 1], y=[0.9, 0.1])]
-    panels = [Lines(title=title, x_label="x", y_label="y", lines=first) for title in ("deletion", "insertion")]
-    line_panels(tmp_path / "a.png", panels)
+    shown = [Panel(title=title, x="x", y="y", series=first) for title in ("deletion", "insertion")]
+    panels(tmp_path / "a.png", shown)
     both = pixels(tmp_path / "a.png")
-    line_panels(tmp_path / "b.png", [Lines(title="", x_label="", y_label="", lines=first[:1])])
+    panels(tmp_path / "b.png", [Panel(title="", x="", y="", series=first[:1])])
     alone = pixels(tmp_path / "b.png")
     half = both.shape[1] // 2
     assert min(num_near(both[:, :half], VERMILION), num_near(both[:, half:], VERMILION)) > 100

@@ -17,8 +17,8 @@ from coatnet.errors import ConfigError, ModelFileError, QualityError
 from coatnet.evaluation.evaluate import evaluate
 from coatnet.model.config import CoAtNetConfig
 from coatnet.training.config import TrainConfig, lay_over
-from coatnet.training.log import read_metrics
-from coatnet.training.loop import TRAIN_SAMPLE, resume, train, training_sample
+from coatnet.training.log import TRAIN_SAMPLE, read_metrics
+from coatnet.training.loop import resume, train, training_sample
 from coatnet.training.recipes import small_data
 from coatnet.training.trainer import Trainer, draw_stochastic_depth
 

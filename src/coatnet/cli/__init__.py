@@ -14,6 +14,9 @@ VERBS = {
     "scan": ("DATA [OPTIONS]", "Look at a data set before anything is trained on it."),
     "train": ("DATA [OPTIONS]", "Train a classifier from a folder of images."),
     "tune": ("DATA [OPTIONS]", "Find good settings for a data set by short runs."),
+    "study": ("DATA [OPTIONS]", "Ask which stages should convolve and which attend: train layouts of one size."),
+    "study report": ("FOLDER [OPTIONS]", "Gather a study's runs: tables, figures, verdicts."),
+    "study advise": ("DATA [OPTIONS]", "Say which layout to use within a latency or a size on this machine."),
     "resume": ("RUN", "Go on with a run that stopped."),
     "evaluate": ("CLASSIFIER [DATA] [OPTIONS]", "Score a classifier on a data set."),
     "pack": ("DATA FOLDER [OPTIONS]", "Pack a data set into tar shards."),
@@ -37,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0, or that of the error, which is printed in two lines.
     """
     words = sys.argv[1:] if argv is None else argv
+    words = _joined(words)
     options = words[: words.index("--")] if "--" in words else words
     debug = "--debug" in options or os.environ.get("COATNET_DEBUG", "0") not in ("", "0")
     rest = [word for word in options if word != "--debug"] + words[len(options) :]
@@ -63,10 +67,16 @@ def create_app(words: Sequence[str]) -> App:
     )
     for position, (verb, (arguments, summary)) in enumerate(VERBS.items()):
         app.command(
-            f"coatnet.cli.{verb}:{verb}",
+            f"coatnet.cli.{verb.split()[0]}:{verb.replace(' ', '_')}",
             name=verb,
             help=None if words[:1] == [verb] else summary,
             usage=f"Usage: coatnet {verb} {arguments}",
             sort_key=position,
         )
     return app
+
+
+def _joined(words: list[str]) -> list[str]:
+    """A verb of two words as one."""
+    first = " ".join(words[:2])
+    return [first, *words[2:]] if first in VERBS else words

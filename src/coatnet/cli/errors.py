@@ -54,7 +54,9 @@ def exit_code(action: Callable[[], object], argv: list[str], debug: bool = False
 
 def tell(error: BaseException, argv: list[str]) -> Told:
     """Message, hint and exit code of an error; an error that no user could cause is a bug."""
-    help_hint = f"see `coatnet {argv[0]} --help`" if argv and argv[0].isalpha() else "see `coatnet --help`"
+    help_hint = (
+        f"see `coatnet {argv[0]} --help`" if argv and argv[0].replace(" ", "").isalpha() else "see `coatnet --help`"
+    )
     if isinstance(error, CoatnetError):
         return Told(error.message, error.hint or help_hint, error.exit_code)
     if isinstance(error, CycloptsError):

@@ -7,7 +7,7 @@ import numpy as np
 
 from coatnet.explanation.faithfulness import CELLS, GAMES, Faithfulness, Gain, Game
 from coatnet.pages.page import Picture, Section, Table
-from coatnet.pages.plots import Lines, Series, line_panels
+from coatnet.pages.plots import Panel, Series, panels
 
 COLUMNS = ("map", "deletion", "against random", "insertion", "against random", "verdict")
 CAPTION = "areas under the curves; against random, above 0 is better in both games"
@@ -24,7 +24,7 @@ def faithfulness_section(measured: Faithfulness, folder: Path) -> Section:
     one = measured.num_images == 1
     count = "this image" if one else f"{measured.num_images} images"
     path = folder / "faithfulness.png"
-    line_panels(path, [_panel(measured, game) for game in GAMES])
+    panels(path, [_panel(measured, game) for game in GAMES])
     return Section(
         title="Do the maps show what counts?",
         text=[
@@ -50,13 +50,13 @@ def faithfulness_rows(measured: Faithfulness) -> Sequence[Sequence[str]]:
     return rows
 
 
-def _panel(measured: Faithfulness, game: Game) -> Lines:
+def _panel(measured: Faithfulness, game: Game) -> Panel:
     lines = []
     for method in (None, *measured.methods):
         curve = measured.mean_curve(method, game)
         lines.append(Series(name=method or RANDOM, x=np.linspace(0, 100, len(curve)).tolist(), y=curve.tolist()))
     done = {"deletion": "deleted", "insertion": "inserted"}[game]
-    return Lines(title=game, x_label=f"per cent of the cells {done}", y_label="probability of the class", lines=lines)
+    return Panel(title=game, x=f"per cent of the cells {done}", y="probability of the class", series=lines)
 
 
 def _told(gain: Gain, num_images: int) -> str:

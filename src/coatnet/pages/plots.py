@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE)
 MARKERS = ("", "o", "s", "^", "D")
+MARKED = 40
+"""Most points of a line that are marked one by one: more would hide it."""
 DPI = 130
 ANNOTATED = 20
 """Most classes whose confusion counts are written into the cells."""
@@ -43,20 +45,24 @@ class Series:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lines:
-    """One panel of lines.
+class Panel:
+    """Lines or points on one pair of axes.
 
     Args:
-        title: written above.
-        x_label: what runs to the right.
-        y_label: what runs up.
-        lines: the same name has the same colour in each panel of a plot.
+        title: above it.
+        x, y: what the axes show.
+        series: the same name has the same colour in all panels of a figure.
+        log_x, log_y: logarithmic axes.
+        labels: for each series a text beside each of its points, which then are not joined; or none, for lines.
     """
 
     title: str
-    x_label: str
-    y_label: str
-    lines: Sequence[Series]
+    x: str
+    y: str
+    series: Sequence[Series]
+    log_x: bool = False
+    log_y: bool = False
+    labels: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +109,32 @@ def curves(path: Path, losses: Sequence[Series], rates: Sequence[Series] = ()) -
         if panel.lines:
             for text in panel.legend(frameon=False).get_texts():
                 text.set_parse_math(False)
+    _write(figure, path)
+
+
+def panels(path: Path, shown: Sequence[Panel]) -> None:
+    """Panels side by side, with one legend below them."""
+    figure = _figure(4.6 * len(shown), 3.9)
+    names = list(dict.fromkeys(one.name for panel in shown for one in panel.series))
+    handles: dict[str, Any] = {}
+    for panel, axes in zip(shown, figure.subplots(1, len(shown), squeeze=False)[0], strict=True):
+        axes.set_xscale("log" if panel.log_x else "linear")
+        axes.set_yscale("log" if panel.log_y else "linear")
+        for place, one in enumerate(panel.series):
+            position = names.index(one.name)
+            marker = MARKERS[1 + position % (len(MARKERS) - 1)] if len(one.x) <= MARKED else ""
+            style = {"color": COLOURS[position % len(COLOURS)], "marker": marker}
+            line = "none" if panel.labels else "-"
+            (handles[one.name],) = axes.plot(one.x, one.y, linestyle=line, markersize=4, label=one.name, **style)
+            for x, y, label in zip(one.x, one.y, panel.labels[place] if panel.labels else (), strict=False):
+                axes.annotate(label, (x, y), (3, 3), textcoords="offset points", fontsize=6, parse_math=False)
+        axes.set(xlabel=panel.x, ylabel=panel.y)
+        axes.set_title(panel.title, fontsize=10, parse_math=False)
+    legend = figure.legend(
+        [handles[name] for name in names], names, loc="outside lower center", ncols=6, frameon=False, fontsize=9
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     _write(figure, path)
 
 
@@ -184,22 +216,6 @@ def histograms(path: Path, panels: Sequence[Bars]) -> None:
     _write(figure, path)
 
 
-def line_panels(path: Path, panels: Sequence[Lines]) -> None:
-    """Lines side by side on the same scale, one panel for each of `panels`, one legend for all."""
-    names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
-    figure = _figure(4.2 * len(panels), 3.8)
-    for one, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], strict=True):
-        for line in one.lines:
-            _draw_line(axes, line, names.index(line.name))
-        axes.set_title(one.title, fontsize=10, parse_math=False)
-        axes.set(xlabel=one.x_label, ylabel=one.y_label)
-    handles = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
-    legend = figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, frameon=False)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    _write(figure, path)
-
-
 def mosaic(path: Path, images: Sequence[NDArray[np.uint8]], captions: Sequence[str], title: str) -> None:
     """Images in a grid, at most four in a row, each with its caption below.
 
@@ -246,7 +262,7 @@ def _draw_line(axes: "Axes", one: Series, position: int) -> None:
         middle = [np.median(y[max(0, i - window) : i + window + 1]) for i in range(len(x))]
         axes.plot(x, middle, color=colour, label=f"{one.name} (running median)")
         return
-    marker = MARKERS[position % len(MARKERS)] if len(x) <= 40 else ""
+    marker = MARKERS[position % len(MARKERS)] if len(x) <= MARKED else ""
     axes.plot(x, y, color=colour, label=one.name, marker=marker or ("o" if len(x) == 1 else ""), markersize=4)
 
 

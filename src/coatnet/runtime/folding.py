@@ -145,6 +145,23 @@ class FoldedSqueezeExcitation(nn.Module):
         return x_BCHW * torch.sigmoid(self.expand(functional.silu(self.reduce(mean_BC11))))
 
 
+class AttentionOfGrid(nn.Module):
+    """Attention of a kind that no engine fuses, as it is, for one grid."""
+
+    def __init__(self, attention: nn.Module, grid: Grid) -> None:
+        super().__init__()
+        self.attention, self.grid = attention, grid
+
+    def forward(self, x_BNC: Tensor) -> Tensor:
+        """Args: x_BNC: tokens. Returns: tokens."""
+        return cast(Tensor, self.attention(x_BNC, self.grid))
+
+
+def _attention(attention: nn.Module, grid: Grid) -> nn.Module:
+    folds = isinstance(attention, RelativeAttention)
+    return FoldedAttention(attention, grid) if folds else AttentionOfGrid(attention, grid)
+
+
 class FoldedTransformerBlock(nn.Module):
     """Attention and feed-forward part on tokens; they are a map only for the pool of a first block."""
 
@@ -154,7 +171,7 @@ class FoldedTransformerBlock(nn.Module):
         self.pool = None if isinstance(block.pool, nn.Identity) else _pool(config, before)
         self.projection = block.projection
         self.attention_norm = block.attention_norm
-        self.attention = FoldedAttention(block.attention, after)
+        self.attention = _attention(block.attention, after)
         self.feed_forward_norm = block.feed_forward_norm
         self.feed_forward = block.feed_forward
 

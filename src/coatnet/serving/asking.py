@@ -55,7 +55,8 @@ async def ask(
     waited: set[asyncio.Future[Any]] = {all_answered, gone}
     await asyncio.wait(waited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     has_left, is_answered = gone.done(), all_answered.done()
-    for future in (gone, all_answered, *answers):
+    asked: tuple[asyncio.Future[Any], ...] = (gone, all_answered, *answers)
+    for future in asked:
         future.cancel()  # which does nothing to what is done
     if not is_answered:
         raise ProblemError(GONE if has_left else EXPIRED)

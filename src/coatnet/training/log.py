@@ -18,6 +18,8 @@ from coatnet.errors import MissingPartError
 from coatnet.training.checkpoint import TrainingState
 from coatnet.training.disk import room_for
 
+TRAIN_SAMPLE = "train_sample"
+"""What metrics.jsonl calls an evaluation on training images."""
 PLAIN_INTERVAL = 10.0
 """Seconds between lines where there is no terminal: often enough to see life, seldom enough for a log file."""
 

@@ -23,15 +23,13 @@ from coatnet.training.config import TrainConfig
 from coatnet.training.folder import RunFolder, default_folder
 from coatnet.training.initial import initial_state
 from coatnet.training.length import is_due
-from coatnet.training.log import Meter, RunLog, SilentLog
+from coatnet.training.log import TRAIN_SAMPLE, Meter, RunLog, SilentLog
 from coatnet.training.machine import describe, keep_freed_memory
 from coatnet.training.results import report, save_classifier, take_score
 from coatnet.training.signals import StopRequestedError, StopSignal
 from coatnet.training.start import check_machine, prepare, stream_of
 from coatnet.training.trainer import Trainer
 
-TRAIN_SAMPLE = "train_sample"
-"""What metrics.jsonl calls an evaluation on training images."""
 Watch = Callable[[int, Evaluation], None]
 """Told of each evaluation on the validation split, with the steps done; what it raises ends the run as it stands."""
 

@@ -1,0 +1,306 @@
+"""The runs of a study: which networks, which data, which seeds, and what each run waits for. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from coatnet.data.augmentation import AugmentationConfig
+from coatnet.data.sources import DataConfig, open_data
+from coatnet.errors import ConfigError
+from coatnet.frozen import Frozen, explain
+from coatnet.model.config import CoAtNetConfig
+from coatnet.model.family import ModelConfig, member
+from coatnet.model.size import model_size
+from coatnet.study.ablations import ablations
+from coatnet.study.config import Experiment, StudyConfig
+from coatnet.study.layouts import matched_layouts
+from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig
+from coatnet.training.recipes import small_data
+
+TRIAL_SEED = 10_000
+"""Seed of the learning-rate trials: none that a result has."""
+EPOCHS = 300.0
+"""Passes of a run of generalization (section 2.2, on ImageNet-1K)."""
+_SOURCES: tuple[Experiment, ...] = ("generalization", "capacity")
+"""Experiments whose runs others need: ablations their rates, transfer its first weights."""
+
+
+class Arm(Frozen):
+    """A network that a study compares."""
+
+    name: str
+    """Of the layout, the variant or the contender."""
+    kind: Literal["layout", "ablation", "contender"]
+    table: str = ""
+    """Of an ablation, the paper's table."""
+    config: ModelConfig
+    parameters: int
+    """Trainable numbers."""
+    multiply_adds: int
+    """For one image."""
+
+
+class PlannedRun(Frozen):
+    """One training run: everything but the learning rate, which its trials choose."""
+
+    name: str
+    """Its folder below runs/ in the study's."""
+    experiment: Experiment
+    arm: str
+    setting: float
+    """Of generalization, ablations and contenders the share of the training images; of capacity the passes; of
+    transfer the image size in pixels."""
+    seed: int
+    rate: float | None = None
+    """Of a trial, its learning rate."""
+    trials: tuple[str, ...] = ()
+    """Of a result, the trials that choose its learning rate."""
+    start: str | None = None
+    """Of a fine-tuning, the run that it starts from."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the runs that must be done before."""
+        return (*self.trials, *((self.start,) if self.start else ()))
+
+
+class Study(Frozen):
+    """A study whose networks are settled: study.json."""
+
+    format: Literal[1] = 1
+    """Version of this file's form."""
+    config: StudyConfig
+    arms: tuple[Arm, ...]
+    base: TrainConfig
+    """What all runs share: preprocessing, classes, no augmentation, no regularization."""
+    num_images: int
+    """Training images there are."""
+    target: TrainConfig | None = None
+    """What fine-tunings share."""
+    num_target_images: int = 0
+    """Training images of the data that is fine-tuned on."""
+
+    def arm(self, name: str) -> Arm:
+        """The network of that name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+
+def settle(config: StudyConfig) -> Study:
+    """Look at the data, and find the networks.
+
+    Raises:
+        DataError: the data cannot be read.
+        ConfigError: the layouts cannot have this size, or there is no such contender.
+    """
+    base = _plain(config, config.data)
+    num_classes = len(base.class_names)
+    arms = [_arm(name, "layout", network) for name, network in _layouts(config, num_classes).items()]
+    if "ablations" in config.experiments:
+        ablated = arms[config.layouts.index(ablated_layout(config))].config
+        assert isinstance(ablated, CoAtNetConfig)
+        variants = [one for one in ablations(ablated) if one.config != ablated]
+        arms += [_arm(one.name, "ablation", one.config, one.table) for one in variants]
+    for name in config.contenders:
+        network = member(name).replace(image_size=config.image_size, num_classes=num_classes)
+        arms.append(_arm(name, "contender", network))
+    names = [arm.name for arm in arms]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ConfigError(f"two networks of the study are called {twice}", "name each layout and contender once")
+    return Study(
+        config=config,
+        arms=tuple(arms),
+        base=base,
+        num_images=len(open_data(config.data).train),
+        target=_plain(config, config.target) if config.target else None,
+        num_target_images=len(open_data(config.target).train) if config.target else 0,
+    )
+
+
+def _layouts(config: StudyConfig, num_classes: int) -> dict[str, CoAtNetConfig]:
+    """The networks of the layouts, by name."""
+    if config.budget is not None:
+        found = matched_layouts(
+            config.budget, config.layouts, image_size=config.image_size, num_classes=num_classes, patch=config.patch
+        )
+        return {one.layout: one.config for one in found}
+    assert config.networks is not None
+    path = Path(config.networks)
+    try:
+        told = {one["layout"]: one["config"] for one in json.loads(path.read_text())["layouts"]}
+        own = {"num_classes": num_classes, "image_size": config.image_size}
+        return {name: CoAtNetConfig.model_validate({**told[name], **own}) for name in config.layouts}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        told_of = explain(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
+        raise ConfigError(f"networks {path}: {told_of}", "give what coatnet study --plan --json printed") from None
+
+
+def ablated_layout(config: StudyConfig) -> str:
+    """The layout whose parts are changed one at a time: the paper's choice if it is there."""
+    return "CCTT" if "CCTT" in config.layouts else config.layouts[-1]
+
+
+def plan(study: Study) -> tuple[PlannedRun, ...]:
+    """All runs, setting by setting with all its seeds, so that a study that is cut short has whole answers. What a run
+    needs stands before it."""
+    config = study.config
+    asked = [run for experiment in config.experiments for run in _runs(study, experiment)]
+    known = {run.name: run for experiment in _SOURCES for run in _runs(study, experiment)}  # asked for or not
+    known |= {run.name: run for run in asked}
+    ordered: dict[str, PlannedRun] = {}
+    for run in asked:
+        _add(run, known, ordered)
+    return tuple(ordered.values())
+
+
+def _runs(study: Study, experiment: Experiment) -> Iterator[PlannedRun]:
+    yield from _trials(study, experiment)
+    for setting in _settings(study, experiment):
+        for seed in range(study.config.seeds):
+            yield from _results(study, experiment, setting, seed)
+
+
+def _add(run: PlannedRun, known: dict[str, PlannedRun], ordered: dict[str, PlannedRun]) -> None:
+    for name in run.needs:
+        if name not in ordered:
+            _add(known[name], known, ordered)
+    ordered.setdefault(run.name, run)
+
+
+def run_config(study: Study, run: PlannedRun, rate: float) -> TrainConfig:
+    """What a run does, but for the first weights of a fine-tuning.
+
+    Args:
+        study: it belongs to.
+        run: of its plan.
+        rate: peak learning rate.
+    """
+    config, side = study.config, config_side(study, run)
+    whole = study.target if run.experiment == "transfer" else study.base
+    assert whole is not None
+    optimizer = OptimizerConfig(learning_rate=rate, weight_decay=0.0)
+    if run.experiment == "transfer":
+        optimizer = optimizer.replace(final_learning_rate=rate, warmup=0.0)  # Table 10: constant
+    share, steps = share_and_steps(study, run)
+    return whole.replace(
+        data=whole.data.replace(train_fraction=share, split_seed=run.seed),
+        model=study.arm(run.arm).config.replace(num_classes=len(whole.class_names)),
+        preprocess=whole.preprocess.replace(image_size=(side, side)),
+        optimizer=optimizer,
+        run=RunConfig(
+            steps=steps,
+            batch_size=config.batch_size,
+            accumulate=config.accumulate,
+            seed=run.seed,
+            evaluate_every=math.ceil(steps / config.evaluations),
+            evaluate_train=config.train_sample,
+            keep_checkpoints=1,
+            device=config.device,
+            precision=config.precision,
+        ),
+    )
+
+
+def share_and_steps(study: Study, run: PlannedRun) -> tuple[float, int]:
+    """Share of the training images that a run sees, and its length."""
+    config, images = study.config, study.num_images
+    share, epochs = run.setting, config.epochs or EPOCHS
+    if run.experiment == "capacity":
+        share, epochs = config.most, run.setting
+    elif run.experiment == "transfer":
+        share, epochs, images = 1.0, config.transfer_epochs, study.num_target_images
+    elif config.steps is not None:
+        return share, config.steps
+    return share, max(1, round(epochs * share * images / config.batch_size))
+
+
+def config_side(study: Study, run: PlannedRun) -> int:
+    """Height and width of a run's images, pixels."""
+    return int(run.setting) if run.experiment == "transfer" else study.config.image_size
+
+
+def _plain(config: StudyConfig, data: DataConfig) -> TrainConfig:
+    """What a recipe sees in the data, without augmentation and regularization (section 2.2)."""
+    chosen = small_data(data, image_size=config.image_size, batch_size=config.batch_size)
+    plain = OptimizerConfig(weight_decay=0.0)
+    return chosen.replace(augmentation=AugmentationConfig(), optimizer=plain, run=RunConfig(steps=1), choices=())
+
+
+def _arm(name: str, kind: Literal["layout", "ablation", "contender"], config: ModelConfig, table: str = "") -> Arm:
+    size = model_size(config)
+    return Arm(
+        name=name, kind=kind, table=table, config=config, parameters=size.parameters, multiply_adds=size.multiply_adds
+    )
+
+
+def _arms(study: Study, experiment: Experiment) -> list[str]:
+    """Names of the networks of an experiment."""
+    if experiment == "transfer":
+        return list(study.config.transferred)
+    kind = {"ablations": "ablation", "contenders": "contender"}.get(experiment, "layout")
+    return [arm.name for arm in study.arms if arm.kind == kind]
+
+
+def _settings(study: Study, experiment: Experiment) -> tuple[float, ...]:
+    config = study.config
+    if experiment == "generalization":
+        return config.fractions
+    if experiment == "capacity":
+        return config.passes
+    return tuple(map(float, config.sizes)) if experiment == "transfer" else (max(config.fractions),)
+
+
+def _trials(study: Study, experiment: Experiment) -> Iterator[PlannedRun]:
+    """For each network the same rates at the same, middle setting. An ablation takes the rates of what is ablated."""
+    config = study.config
+    if experiment == "ablations":
+        return
+    settings = _settings(study, experiment)
+    setting = settings[len(settings) // 2]
+    for arm in _arms(study, experiment):
+        for rate in config.transfer_rates if experiment == "transfer" else config.rates:
+            yield PlannedRun(
+                name=f"{experiment}/{_word(arm)}/rate-{rate:g}",
+                experiment=experiment,
+                arm=arm,
+                setting=setting,
+                seed=TRIAL_SEED,
+                rate=rate,
+                start=_start(study, arm, 0) if experiment == "transfer" else None,
+            )
+
+
+def _results(study: Study, experiment: Experiment, setting: float, seed: int) -> Iterator[PlannedRun]:
+    ablated = ablated_layout(study.config)
+    if experiment == "ablations":  # beside what is ablated
+        whole = _results(study, "generalization", setting, seed)
+        yield from (run for run in whole if run.arm == ablated)
+    for arm in _arms(study, experiment):
+        rates = _trials(study, "generalization" if experiment == "ablations" else experiment)
+        chooser = ablated if experiment == "ablations" else arm
+        yield PlannedRun(
+            name=f"{experiment}/{_word(arm)}/{setting:g}/seed-{seed}",
+            experiment=experiment,
+            arm=arm,
+            setting=setting,
+            seed=seed,
+            trials=tuple(trial.name for trial in rates if trial.arm == chooser),
+            start=_start(study, arm, seed) if experiment == "transfer" else None,
+        )
+
+
+def _start(study: Study, arm: str, seed: int) -> str:
+    """The run that was trained on the most data for the longest time with this seed."""
+    return f"capacity/{_word(arm)}/{max(study.config.passes):g}/seed-{seed}"
+
+
+def _word(name: str) -> str:
+    """A name as a part of a path."""
+    return re.sub(r"[^\w.-]+", "-", name)
