@@ -54,7 +54,7 @@ FORMS = {
     "no bias": tiny(relative_attention=False),
     "bias after the softmax": tiny(bias_position="after"),
     "windows": tiny(attention="window"),
-    "linear attention": tiny(attention="linear"),
+    "linear attention": tiny(attention="linear", relative_attention=False),
     "no hidden layer": tiny(hidden_width=0),
     "erf, no stem bias": tiny(gelu="erf", stem_bias=False),
     "stochastic depth": tiny(stochastic_depth=0.3),

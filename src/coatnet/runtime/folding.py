@@ -158,8 +158,9 @@ class AttentionOfGrid(nn.Module):
 
 
 def _attention(attention: nn.Module, grid: Grid) -> nn.Module:
-    folds = isinstance(attention, RelativeAttention)
-    return FoldedAttention(attention, grid) if folds else AttentionOfGrid(attention, grid)
+    if isinstance(attention, RelativeAttention):
+        return FoldedAttention(attention, grid)
+    return AttentionOfGrid(attention, grid)
 
 
 class FoldedTransformerBlock(nn.Module):
