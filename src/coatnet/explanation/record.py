@@ -73,8 +73,8 @@ def stage_names(config: CoAtNetConfig) -> list[str]:
 
 
 def attention_layers(model: CoAtNet) -> Iterator[tuple[str, RelativeAttention]]:
-    """Name and attention layer of each transformer block, from the first on; S3.0 is the first block of S3."""
+    """Name and attention layer of each block with relative attention, from the first on; S3.0 is the first of S3."""
     for name, stage in zip(stage_names(model.config), model.stages, strict=True):
         for index, block in enumerate(stage.children()):
-            if isinstance(block, TransformerBlock):
+            if isinstance(block, TransformerBlock) and isinstance(block.attention, RelativeAttention):
                 yield f"{name}.{index}", block.attention
