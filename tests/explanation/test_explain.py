@@ -137,6 +137,18 @@ def test_a_layout_without_attention(picture):
     assert [one.layer for one in found.heat_maps if one.method == "grad_cam"] == ["S1", "S2", "S3", "S4"]
 
 
+@pytest.mark.parametrize(
+    "choice",
+    [{"bias_position": "after"}, {"attention": "window"}, {"attention": "linear", "relative_attention": False}],
+)
+def test_attention_whose_parts_do_not_add_up_is_told(choice, tiny_config, picture):
+    other = Classifier(create_model(tiny_config.replace(**choice)))
+    found = explain(other, picture)
+    assert found.attention == ()
+    assert set(found.left_out) == {"rollout", "attention"}
+    assert "only where it is global" in found.left_out["attention"]
+
+
 @pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_convnext", "timm/swin_tiny_patch4_window7_224"])
 def test_a_guest_with_maps(name, picture):
     classifier = guest(name)

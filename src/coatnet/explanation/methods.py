@@ -31,9 +31,6 @@ class Explainer(ABC):
         image_BCHW: one normalised image on the network's device.
     """
 
-    without_attention = ""
-    """Why `attention` gives nothing, if it does."""
-
     def __init__(self, model: nn.Module, image_BCHW: Tensor) -> None:
         self.model = model
         self.image_BCHW = image_BCHW
@@ -42,6 +39,11 @@ class Explainer(ABC):
             self.logits_BK = self.forward(image_BCHW.detach().requires_grad_())
         self.logits: NDArray[np.float32] = self.logits_BK.detach().float().cpu().numpy()
         self.probabilities = softmax(self.logits)[0]
+
+    @property
+    @abstractmethod
+    def without_attention(self) -> str:
+        """Why `attention` gives nothing, if it does."""
 
     @abstractmethod
     def forward(self, image_BCHW: Tensor) -> Tensor:
@@ -104,7 +106,14 @@ class MemberExplainer(Explainer):
     """A network of ours."""
 
     model: CoAtNet
-    without_attention = "the layout has no transformer block"
+
+    @property
+    def without_attention(self) -> str:
+        """Why `attention` gives nothing, if it does: its parts add up only before one softmax over the whole map."""
+        config = self.model.config
+        if config.attention != "global" or config.bias_position != "before":
+            return "attention is taken apart only where it is global, with its bias before the softmax"
+        return "" if any(stage.block == "T" for stage in config.stages) else "the layout has no transformer block"
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Logits; what was seen on the way is kept."""
@@ -132,6 +141,8 @@ class MemberExplainer(Explainer):
 
     def attention(self) -> tuple[BlockAttention, ...]:
         """Of each transformer block."""
+        if self.without_attention:
+            return ()
         return tuple(
             block_attention(name, layer, *self.seen.tokens[name]) for name, layer in attention_layers(self.model)
         )
@@ -140,7 +151,10 @@ class MemberExplainer(Explainer):
 class GuestExplainer(Explainer):
     """A network of timm's, known by its `forward_features` and `forward_head`, or any other, known by nothing."""
 
-    without_attention = "attention is taken apart for coatnet's own blocks only"
+    @property
+    def without_attention(self) -> str:
+        """The same for every guest."""
+        return "attention is taken apart for coatnet's own blocks only"
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Logits; the last feature map is kept if there is one."""

@@ -73,8 +73,7 @@ def stage_names(config: CoAtNetConfig) -> list[str]:
 
 
 def attention_layers(model: CoAtNet) -> Iterator[tuple[str, RelativeAttention]]:
-    """Name and attention layer of each transformer block, from the first on; S3.0 is the first block of S3. Only of
-    those with a bias before the softmax over the whole map: no other is a sum of a static and an adaptive part."""
+    """Name and attention layer of each block with relative attention, from the first on; S3.0 is the first of S3."""
     for name, stage in zip(stage_names(model.config), model.stages, strict=True):
         for index, block in enumerate(stage.children()):
             if isinstance(block, TransformerBlock) and isinstance(block.attention, RelativeAttention):
