@@ -41,6 +41,28 @@ Images are turned upright and made RGB, then resized and normalised; `Classifier
 """
 
 
+ARTEFACT_CARD = """\
+# Image classifier for {runtime}
+
+{num_classes} classes, images of {sizes} pixels, written by coatnet {version}. Preprocessing is in `preprocess.json`,
+class names are in `labels.json`, the files of the network and their checksums in `artefact.json`.
+
+```python
+import coatnet
+
+classifier = coatnet.Classifier.load("path/to/this/folder")
+print(classifier.predict("image.jpg"))
+```
+"""
+
+
+def artefact_card(kind: str, class_names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> str:
+    """README.md of an exported artefact."""
+    runtime = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "torch": "torch"}[kind]
+    listed = ", ".join(f"{height} x {width}" for height, width in sizes)
+    return ARTEFACT_CARD.format(runtime=runtime, num_classes=len(class_names), sizes=listed, version=__version__)
+
+
 def model_card(config: CoAtNetConfig | GuestConfig, preprocess: Preprocess, class_names: Sequence[str]) -> str:
     """README.md of a classifier folder."""
     listed = "\n".join(f"- {json.dumps(name, ensure_ascii=False)}" for name in class_names[:100])

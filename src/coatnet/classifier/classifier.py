@@ -4,7 +4,6 @@ Importing this file imports no torch.
 """
 
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +11,19 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
+from coatnet.classifier.artefact import AskedPrecision
 from coatnet.classifier.card import model_card
-from coatnet.classifier.fingerprint import check_fingerprint, take_fingerprint
-from coatnet.classifier.folder import CARD, WEIGHTS, Contents, find_folder, replace_folder, sha256
+from coatnet.classifier.fingerprint import take_fingerprint
+from coatnet.classifier.folder import CARD, WEIGHTS, Contents, replace_folder, sha256
 from coatnet.classifier.inputs import AnyImage, as_array
-from coatnet.classifier.network import build_network
+from coatnet.classifier.opening import name_problem, open_engine, resized
 from coatnet.data.preprocess import Preprocess
-from coatnet.errors import ConfigError, ModelFileError, QualityError
-from coatnet.frozen import explain
+from coatnet.errors import ConfigError, QualityError
 from coatnet.model.catalogue import DEFAULT
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.guests import GuestConfig
-from coatnet.runtime.engines import Engine, Precision, TorchEngine
+from coatnet.runtime.engines import Engine, Precision, Runtime, TorchEngine
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,7 +80,7 @@ class Classifier:
         assert class_names is not None
         self.preprocess = preprocess
         self.class_names = tuple(class_names)
-        problem = _name_problem(self.class_names, None if config is None else config.num_classes)
+        problem = name_problem(self.class_names, None if config is None else config.num_classes)
         if problem:
             raise ConfigError(problem[0].upper() + problem[1:])
 
@@ -180,37 +178,41 @@ class Classifier:
         Raises:
             ConfigError: a side that the network cannot take.
         """
-        try:
-            preprocess = self.preprocess.replace(image_size=image_size)
-        except ValidationError as error:
-            raise ConfigError(explain(error)) from None
-        return type(self)(self.engine, preprocess, self.class_names)
+        made_for = getattr(self.engine, "image_size", image_size)
+        if made_for != image_size:
+            raise ConfigError(
+                f"this classifier runs in {self.engine.description}, made for {made_for[0]}x{made_for[1]} pixels",
+                "give image_size to Classifier.load instead",
+            )
+        return type(self)(self.engine, resized(self.preprocess, image_size), self.class_names)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto", precision: Precision = "float32") -> Self:
-        """Read a classifier folder and prove that it is whole.
+    def load(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        precision: AskedPrecision = "float32",
+        runtime: Runtime | None = None,
+        image_size: tuple[int, int] | None = None,
+    ) -> Self:
+        """Read a classifier folder or an exported artefact, and prove that it is whole.
 
         Args:
-            path: a classifier folder, or a run folder that holds one.
-            device: see `TorchEngine`.
-            precision: see `TorchEngine`. The proof is done in float32 in any case.
+            path: a classifier folder, a run folder that holds one, or the folder of an artefact.
+            device: see `TorchEngine`; the other runtimes run on the CPU.
+            precision: `auto` is bfloat16 where OpenVINO runs, the CPU has it, and its error was found small when the
+                network was converted; else float32. The proof of a classifier folder is done in float32 in any case.
+            runtime: what computes. `auto` takes the fastest that is installed, see `choose_runtime`. A classifier
+                folder is converted for it once; the next start reads the conversion. None: torch, whose module is then
+                there to be saved or looked into; an artefact always runs in its own runtime.
+            image_size: height and width of the network's input in pixels; default: the folder's.
 
         Raises:
+            ConfigError: these options do not go together, or the artefact is not for this size.
             ModelFileError: missing, damaged, written by a newer coatnet, or its logits are not the stored ones.
-            MissingPartError: the device is not there.
+            MissingPartError: the device or the runtime is not there.
         """
-        folder = find_folder(Path(path))
-        contents = Contents.read(folder)
-        problem = _name_problem(contents.labels, contents.config.num_classes)
-        if problem:
-            raise ModelFileError(f"{folder / 'labels.json'}: {problem}")
-        contents.prove(folder)
-        model = build_network(folder, contents)
-        engine = TorchEngine(model, device, precision)
-        exact = engine if precision == "float32" else TorchEngine(model, device)
-        found = take_fingerprint(contents.fingerprint.sha256, exact, contents.preprocess)
-        check_fingerprint(folder, contents.fingerprint, found, contents.preprocess)
-        return cls(engine, contents.preprocess, contents.labels)
+        return cls(*open_engine(Path(path), device, precision, runtime, image_size))
 
     @classmethod
     def published(cls, name: str | Path = DEFAULT, device: str = "auto", precision: Precision = "float32") -> Self:
@@ -259,10 +261,3 @@ def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 def _config_of(engine: Engine) -> CoAtNetConfig | GuestConfig | None:
     config = getattr(engine.model, "config", None) if isinstance(engine, TorchEngine) else None
     return config if isinstance(config, CoAtNetConfig | GuestConfig) else None
-
-
-def _name_problem(names: Sequence[str], num_classes: int | None) -> str:
-    if num_classes is not None and len(names) != num_classes:
-        return f"{len(names)} class names for {num_classes} classes."
-    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-    return f"class names are given more than once: {', '.join(repeated[:5])}." if repeated else ""

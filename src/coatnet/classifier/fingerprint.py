@@ -58,7 +58,11 @@ def shown_input(preprocess: Preprocess) -> NDArray[np.float32]:
 
 
 def check_fingerprint(
-    folder: Path, stored: FingerprintRecord, found: FingerprintRecord, preprocess: Preprocess
+    folder: Path,
+    stored: FingerprintRecord,
+    found: FingerprintRecord,
+    preprocess: Preprocess,
+    logit_tolerance: float = LOGIT_TOLERANCE,
 ) -> None:
     """Compare what is stored in `folder` with what was found now.
 
@@ -79,9 +83,9 @@ def check_fingerprint(
         )
     scale = np.std(stored.logits) if len(stored.logits) > 1 else abs(stored.logits[0])
     worst = np.abs(np.subtract(found.logits, stored.logits)).max() / max(scale, 1e-6)
-    if not worst <= LOGIT_TOLERANCE:
+    if not worst <= logit_tolerance:
         raise ModelFileError(
             f"{folder}: the weights do not give the logits that were saved with them: the fixed image's differ by "
-            f"{worst:.2g} standard deviations; at most {LOGIT_TOLERANCE} are allowed.",
+            f"{worst:.2g} standard deviations; at most {logit_tolerance} are allowed.",
             "Take all files of the folder from one save, and use the coatnet that wrote it.",
         )

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
@@ -22,6 +22,10 @@ FORMAT = 1
 WEIGHTS = "model.safetensors"
 JSON_FILES = ("config.json", "preprocess.json", "labels.json", "fingerprint.json")
 CARD = "README.md"
+CONVERTED = "converted"
+"""The folder of networks in other runtimes' forms, see `conversions.py`; made again when it is missing."""
+OWN = (WEIGHTS, *JSON_FILES, CARD, CONVERTED)
+"""All that a classifier folder holds."""
 Record = TypeVar("Record", bound=Frozen)
 
 MAX_JSON_BYTES = 16_000_000  # the names of ImageNet-21K's classes take under 1 MB
@@ -73,10 +77,10 @@ class Contents:
             ModelFileError: a file or key is missing, unknown, damaged, too large or of a newer format.
         """
         return cls(
-            config=_parse(folder / "config.json", ConfigRecord).model,
-            preprocess=_parse(folder / "preprocess.json", Preprocess),
-            labels=_parse(folder / "labels.json", LabelsRecord).labels,
-            fingerprint=_parse(folder / "fingerprint.json", FingerprintRecord),
+            config=parse(folder / "config.json", ConfigRecord).model,
+            preprocess=parse(folder / "preprocess.json", Preprocess),
+            labels=parse(folder / "labels.json", LabelsRecord).labels,
+            fingerprint=parse(folder / "fingerprint.json", FingerprintRecord),
         )
 
     def prove(self, folder: Path) -> None:
@@ -103,9 +107,9 @@ class Contents:
         """Write the four JSON files; the fingerprint last, with the checksums of the others."""
         records = (ConfigRecord(model=self.config), self.preprocess, LabelsRecord(labels=self.labels))
         for name, record in zip(JSON_FILES[:-1], records, strict=True):
-            _write(folder / name, record)
+            write(folder / name, record)
         files = {name: sha256(folder / name) for name in JSON_FILES[:-1]}
-        _write(folder / JSON_FILES[-1], self.fingerprint.replace(files=files))
+        write(folder / JSON_FILES[-1], self.fingerprint.replace(files=files))
 
 
 def find_folder(path: Path) -> Path:
@@ -131,17 +135,20 @@ def find_folder(path: Path) -> Path:
     )
 
 
-def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+def replace_folder(folder: Path, write: Callable[[Path], None], own: Collection[str] = OWN) -> None:
     """Let `write` fill a new folder beside `folder`, then move it to its place. An error leaves what was there.
 
+    Args:
+        folder: its place.
+        write: fills the folder that it is given.
+        own: names of what may be replaced; default: those of a classifier folder.
+
     Raises:
-        ConfigError: `folder` holds what no classifier folder holds.
+        ConfigError: `folder` holds anything else.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file.", "Choose a new folder.")
-    foreign = (
-        sorted({entry.name for entry in folder.iterdir()} - {WEIGHTS, *JSON_FILES, CARD}) if folder.exists() else []
-    )
+    foreign = sorted({entry.name for entry in folder.iterdir()} - set(own)) if folder.exists() else []
     if foreign:
         listed = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
         raise ConfigError(f"{folder} is not only a classifier folder: it holds {listed}.", "Choose a new folder.")
@@ -165,11 +172,17 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write(path: Path, record: Frozen) -> None:
+def write(path: Path, record: Frozen) -> None:
+    """A record as a JSON file."""
     path.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def _parse(path: Path, kind: type[Record]) -> Record:
+def parse(path: Path, kind: type[Record]) -> Record:
+    """A record from a JSON file, strictly.
+
+    Raises:
+        ModelFileError: damaged, too large, or of a newer format.
+    """
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ModelFileError(f"{path} has {path.stat().st_size} bytes; at most {MAX_JSON_BYTES} are read.")
     text = path.read_bytes()

@@ -18,6 +18,7 @@ VERBS = {
     "evaluate": ("CLASSIFIER [DATA] [OPTIONS]", "Score a classifier on a data set."),
     "pack": ("DATA FOLDER [OPTIONS]", "Pack a data set into tar shards."),
     "predict": ("CLASSIFIER IMAGES... [OPTIONS]", "Name what is to be seen in images."),
+    "export": ("CLASSIFIER --format FORMAT [OPTIONS]", "Write a classifier for another runtime."),
     "explain": ("CLASSIFIER IMAGES... [OPTIONS]", "Show what a classifier looked at."),
     "serve": ("CLASSIFIER [OPTIONS]", "Answer over HTTP, with a page to try it."),
     "compare": ("RUN RUN... [OPTIONS]", "Put runs side by side."),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from coatnet.classifier import Classifier
+from coatnet.classifier.artefact import AskedPrecision, is_artefact
 from coatnet.classifier.doctor import Sample
-from coatnet.classifier.folder import find_folder
+from coatnet.classifier.folder import Contents, find_folder
 from coatnet.cli.flags import Asked
 from coatnet.data.folders import IMAGE_SUFFIXES
 from coatnet.data.images import ImageError, decode
@@ -22,10 +24,13 @@ from coatnet.model.family import architecture, member
 from coatnet.model.guests import PREFIX
 from coatnet.model.hub import WEIGHTS_SUFFIXES, holds_weights
 from coatnet.model.published import is_published_name
-from coatnet.runtime.engines import Precision
+from coatnet.runtime.engines import Runtime
 from coatnet.training.config import lay_over
 from coatnet.training.folder import RunFolder, default_folder, is_taken
 from coatnet.training.initial import AUTO, NONE, resolve_source
+
+if TYPE_CHECKING:
+    from coatnet.export.quantization import Int8
 
 
 def choose_folder(data: str, out: Path | None, resume: bool, overwrite: bool) -> Path:
@@ -96,20 +101,62 @@ def published_and_images(word: str, images: tuple[Path, ...]) -> tuple[str, tupl
     return (word, images) if word.startswith(PREFIX) else (DEFAULT, (path, *images))
 
 
-def open_classifier(
-    word: str, device: str = "auto", precision: Precision = "float32", published: bool = False
+def open_classifier(  # noqa: PLR0913 (options are keywords)
+    word: str,
+    device: str = "auto",
+    precision: AskedPrecision = "float32",
+    *,
+    published: bool = False,
+    runtime: Runtime | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> Classifier:
     """The classifier that a word names: a folder, or published weights.
 
     Args:
-        word: a run folder, a classifier folder, or "timm/NAME.TAG".
+        word: a run folder, a classifier folder, an exported artefact, or "timm/NAME.TAG".
         device: see `TorchEngine`.
-        precision: see `TorchEngine`.
+        precision: see `Classifier.load`.
         published: the word names published weights, or where they lie.
+        runtime: see `Classifier.load`; published weights run in torch.
+        image_size: height and width in pixels, if not its own.
+
+    Raises:
+        ConfigError: published weights in another runtime than torch.
     """
-    if published or (is_published_name(word) and not Path(word).exists()):
-        return Classifier.published(word, device, precision)
-    return Classifier.load(word, device, precision)
+    if not published and (Path(word).exists() or not is_published_name(word)):
+        return Classifier.load(word, device, precision, runtime, image_size)
+    if runtime not in (None, "auto", "torch"):
+        raise ConfigError(
+            f"--runtime {runtime}: published weights run in torch", f"export them first: coatnet export {word}"
+        )
+    loaded = Classifier.published(word, device, "float32" if precision == "auto" else precision)
+    return loaded if image_size is None else loaded.at_size(image_size)
+
+
+def tell_runtime(classifier: Classifier, runtime: Runtime) -> None:
+    """Say on standard error what was chosen, where the choice was ours."""
+    if runtime == "auto":
+        sys.stderr.write(f"runtime: {classifier.engine.description}\n")
+
+
+def weights_of(path: Path) -> str:
+    """sha256 of the weights of a classifier folder, "" for published weights."""
+    return Contents.read(find_folder(path)).fingerprint.sha256 if path.exists() else ""
+
+
+def quantization_of(path: Path, data: str | None, max_drop: float | None) -> Int8:
+    """The images that int8 is calibrated on, those of training, and those that it is tested on, the run's own splits
+    where there are any.
+
+    Raises:
+        ConfigError: there is no data.
+    """
+    from coatnet.export.quantization import Int8
+
+    if data is None and run_of(path) is None:
+        raise ConfigError("--int8 needs --data, images to calibrate on", f"{path} is not a run folder, which has some")
+    splits = open_data(data_of(path, data), split_of(path))
+    return Int8(splits.train, splits.final[0], 1.0 if max_drop is None else max_drop)
 
 
 def run_of(path: Path) -> Path | None:
@@ -131,7 +178,8 @@ def data_of(path: Path, data: str | None) -> DataConfig:
         stored = RunFolder(run).read_config().data
         return stored if data is None else stored.replace(path=data)
     if data is None:
-        find_folder(path)  # what is no classifier at all is told first
+        if not is_artefact(path):
+            find_folder(path)  # what is no classifier at all is told first
         raise ConfigError("DATA is missing", f"{path} is not a run folder, which would know its data")
     return DataConfig(path=data)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from coatnet.data.packing import Packed
     from coatnet.data.scan import Scan, Unreadable
     from coatnet.evaluation.metrics import Evaluation
+    from coatnet.export.export import Exported
     from coatnet.training.compare import Comparison
     from coatnet.training.config import TrainConfig
     from coatnet.training.forecast import Forecast
@@ -291,3 +292,18 @@ def _interval(bounds: tuple[float, float]) -> str:
 
 def _of_images(score: Evaluation) -> str:
     return f"95 % interval {_interval(score.top1_interval)}, {score.num_images} images"
+
+
+def show_exported(done: Exported) -> None:
+    """Where an artefact is, and how its answers were proved."""
+    _print(f"wrote {printable(str(done.folder))}")
+    kind = "generated images" if done.generated else "images"
+    for (height, width), agreement in zip(done.sizes, done.agreements, strict=False):
+        _print(
+            f"{height}x{width}: the same answers as torch for {agreement.images} {kind}, "
+            f"logits within {agreement.largest_difference:.1e}"
+        )
+    if done.bfloat16_error is not None:
+        _print(f"in bfloat16 on this CPU: relative error {done.bfloat16_error:.4f}")
+    if done.drop is not None:
+        _print(f"int8 loses {done.drop:.2f} points of accuracy")

@@ -17,10 +17,17 @@ if TYPE_CHECKING:
     from torch import nn
 
 Precision = Literal["float32", "bfloat16"]
+Runtime = Literal["auto", "torch", "compiled", "onnx", "openvino"]
+"""What computes: torch as it is, torch compiled by inductor, ONNX Runtime, OpenVINO; or the fastest of this machine."""
+EXTRA = 'pip install "coatnet[export]"'
+"""What brings the runtimes that are not torch."""
 
 
 class Engine(ABC):
     """Preprocessed images in, logits out."""
+
+    description: str = ""
+    """Runtime and precision in words, as "OpenVINO, bfloat16"."""
 
     @abstractmethod
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -55,6 +62,7 @@ class TorchEngine(Engine):
         self.device = find_device(device)
         self.precision: Precision = precision
         self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
+        self.description = f"torch on {self.device}, {precision}"
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """(B, 3, H, W) float32 -> (B, classes) float32."""

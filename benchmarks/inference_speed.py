@@ -1,0 +1,126 @@
+"""Inference of our network beside timm's, in turn in one process: images per second at batch 8, latency at batch 1.
+
+python benchmarks/inference_speed.py [--model coatnet_0] [--rounds 9] [--batches 8 1]
+
+Peers: timm's network as it ships, and timm's network in the paper's form (stride in the first 1x1 convolution, max pool)
+with our weights. Each goes through OpenVINO as its users would take it: traced, converted, compiled for its batch.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import openvino
+import timm
+import torch
+from timm.models.maxxvit import MaxxVit, model_cfgs
+from torch import nn
+
+from coatnet.classifier import Classifier
+from coatnet.classifier.fingerprint import fingerprint_image
+from coatnet.model.family import create_model
+from coatnet.runtime.agreement import compare
+from coatnet.runtime.engines import TorchEngine
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+def timm_paper_form(name: str, image_size: int) -> nn.Module:
+    config = model_cfgs[name]
+    conv = dataclasses.replace(config.conv_cfg, stride_mode="1x1", pool_type="max2")
+    transformer = dataclasses.replace(config.transformer_cfg, pool_type="max2")
+    return MaxxVit(dataclasses.replace(config, conv_cfg=conv, transformer_cfg=transformer), img_size=image_size).eval()
+
+
+def through_openvino(module: nn.Module, images: np.ndarray, precision: str) -> Run:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = openvino.convert_model(module, example_input=torch.from_numpy(images))
+    model.reshape({model.input(0): openvino.PartialShape(list(images.shape))})
+    options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+    return lambda batch: next(iter(request.infer({0: batch}).values()))
+
+
+def in_turn(runs: dict[str, Run], images: np.ndarray, rounds: int) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 2):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run(images)
+            if number >= 2:  # two rounds to warm up
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(kept) for name, kept in times.items()}
+
+
+def our_classifier(model: nn.Module, folder: Path) -> Path:
+    names = [str(index) for index in range(model.config.num_classes)]
+    Classifier(TorchEngine(model, "cpu"), class_names=names).save(folder)
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="coatnet_0")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--batches", type=int, nargs="*", default=[8, 1])
+    parser.add_argument("--slow", action="store_true", help="torch and float32 as well")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, timm {timm.__version__}, openvino {openvino.__version__}, ", end="")
+    print(f"onnxruntime {onnxruntime.__version__}, {torch.get_num_threads()} threads")
+    ours = create_model(arguments.model).eval()
+    size = ours.config.image_size
+    with tempfile.TemporaryDirectory() as folder:
+        place = our_classifier(ours, Path(folder) / "classifier")
+        kinds = {"ours, as a user gets it": ("auto", "auto")}
+        if arguments.slow:
+            kinds |= {
+                "ours, OpenVINO float32": ("openvino", "float32"),
+                "ours, ONNX Runtime float32": ("onnx", "float32"),
+            }
+            kinds |= {"ours, torch float32": ("torch", "float32")}
+        engines = {
+            name: Classifier.load(place, runtime=runtime, precision=precision)
+            for name, (runtime, precision) in kinds.items()
+        }
+        image = np.stack([engines["ours, as a user gets it"].preprocess(fingerprint_image())] * 8)
+        images = image + np.random.default_rng(0).normal(size=image.shape).astype(np.float32)
+        exact = TorchEngine(ours, "cpu").logits(images)
+        for name, classifier in engines.items():
+            agreement = compare(exact, classifier.engine.logits(images))
+            print(f"{name}: {classifier.engine.description}, relative error {agreement.relative_error:.1e}")
+        for batch in arguments.batches:
+            given = np.ascontiguousarray(images[:batch])
+            runs: dict[str, Run] = {name: one.engine.logits for name, one in engines.items()}
+            if arguments.model in model_cfgs:
+                paper, shipped = (
+                    timm_paper_form(arguments.model, size),
+                    timm.create_model(f"{arguments.model}_224").eval(),
+                )
+                runs["timm in the paper's form, OpenVINO bfloat16"] = through_openvino(paper, given, "bf16")
+                runs["timm as it ships, OpenVINO bfloat16"] = through_openvino(shipped, given, "bf16")
+                if arguments.slow:
+                    runs["timm as it ships, torch float32"] = TorchEngine(shipped, "cpu").logits
+            else:
+                runs["ours unfolded, OpenVINO bfloat16"] = through_openvino(ours, given, "bf16")
+                runs["ours unfolded, torch float32"] = TorchEngine(ours, "cpu").logits
+            medians = in_turn(runs, given, arguments.rounds)
+            first = medians["ours, as a user gets it"]
+            for name, median in medians.items():
+                print(
+                    f"batch {batch}: {name}: {1000 * median:.1f} ms, {batch / median:.1f} images/s, "
+                    f"{median / first:.2f} times ours",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""torch's compiler: the folded network through inductor. It takes a minute or two to start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coatnet.runtime.batches import in_batches
+from coatnet.runtime.engines import Engine, Precision, find_device
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class CompiledEngine(Engine):
+    """A network compiled for each image size and for batches of 1 and 8, when they are first needed.
+
+    Args:
+        model: any network that `create_model` gives; it is copied.
+        device: see `TorchEngine`.
+        precision: `bfloat16` holds weights and activations in it.
+    """
+
+    def __init__(self, model: nn.Module, device: str = "auto", precision: Precision = "float32") -> None:
+        self._model = model
+        self.device = find_device(device)
+        self.precision: Precision = precision
+        self.description = f"torch compiled on {self.device}, {precision}"
+        self._compiled: dict[tuple[int, ...], Callable[[torch.Tensor], torch.Tensor]] = {}
+
+    def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(B, 3, H, W) float32 -> (B, classes) float32."""
+        return in_batches(np.ascontiguousarray(images, np.float32), self._run)
+
+    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        import torch
+
+        dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+        size = (images.shape[2], images.shape[3])
+        if size not in self._compiled:
+            self._compiled[size] = self._compile(size, dtype)
+        batch = torch.from_numpy(images).to(self.device, dtype, memory_format=torch.channels_last)
+        with torch.no_grad():
+            found: NDArray[np.float32] = self._compiled[size](batch).float().cpu().numpy()
+        return found
+
+    def _compile(self, size: tuple[int, int], dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
+        import torch
+
+        from coatnet.runtime.conversion import inference_form
+
+        module = inference_form(self._model, size).to(self.device, dtype).to(memory_format=torch.channels_last)
+        # Weights become constants that inductor lays out for the matrix products it calls.
+        return torch.compile(module, dynamic=False, options={"freezing": True})

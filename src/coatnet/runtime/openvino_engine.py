@@ -1,0 +1,117 @@
+"""OpenVINO: the fastest engine on CPUs that have AMX or AVX-512 bfloat16. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coatnet.errors import ConfigError, MissingPartError, ModelFileError
+from coatnet.runtime.batches import in_batches
+from coatnet.runtime.engines import EXTRA, Engine, Precision
+
+
+class OpenVinoEngine(Engine):
+    """A network in OpenVINO's form on the CPU.
+
+    It is compiled for batches of 1 and of 8 images, each when it is first needed: with a batch that may have any size
+    OpenVINO fuses less.
+
+    Args:
+        path: the .xml file; its weights lie beside it in the .bin file of the same name.
+        precision: `bfloat16` computes in it inside; logits are float32 in both.
+
+    Raises:
+        MissingPartError: OpenVINO is not installed, or this CPU has no bfloat16.
+        ModelFileError: OpenVINO cannot read the file.
+    """
+
+    def __init__(self, path: Path, precision: Precision = "float32") -> None:
+        openvino = import_openvino()
+        if precision == "bfloat16" and not has_bfloat16():
+            raise MissingPartError("This CPU does not compute in bfloat16.", "Take precision float32.")
+        self.precision: Precision = precision
+        self.description = f"OpenVINO, {precision}"
+        self._core = openvino.Core()
+        try:
+            self._model = self._core.read_model(path)
+            shape = self._model.input(0).get_partial_shape()
+            self.image_size = (shape[2].get_length(), shape[3].get_length())
+        except (RuntimeError, IndexError) as error:
+            raise ModelFileError(f"{path} is refused: OpenVINO cannot read it: {_first_line(error)}") from None
+        if precision == "bfloat16":
+            _plain_gelu(self._model)
+        self._requests: dict[int, Any] = {}  # OpenVINO's requests by batch size
+
+    def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(B, 3, H, W) float32 -> (B, classes) float32."""
+        check_size(images, self.image_size)
+        return in_batches(np.ascontiguousarray(images, np.float32), self._run)
+
+    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        if len(images) not in self._requests:
+            self._requests[len(images)] = self._compile(len(images))
+        found: NDArray[np.float32] = next(iter(self._requests[len(images)].infer({0: images}).values()))
+        return found
+
+    def _compile(self, batch_size: int) -> Any:
+        from openvino import PartialShape
+
+        model = self._model.clone()
+        model.reshape({model.input(0): PartialShape([batch_size, 3, *self.image_size])})
+        hint = {"float32": "f32", "bfloat16": "bf16"}[self.precision]
+        options = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        try:
+            return self._core.compile_model(model, "CPU", options).create_infer_request()
+        except RuntimeError as error:
+            raise ModelFileError(f"OpenVINO cannot compile the network: {_first_line(error)}") from None
+
+
+def import_openvino() -> Any:
+    """The module.
+
+    Raises:
+        MissingPartError: it is not installed.
+    """
+    try:
+        import openvino
+    except ModuleNotFoundError:
+        raise MissingPartError("OpenVINO is not installed.", EXTRA) from None
+    return openvino
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16: AMX or AVX-512."""
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def check_size(images: NDArray[np.float32], image_size: tuple[int, int]) -> None:
+    """See that the images have the one size of a converted network.
+
+    Raises:
+        ConfigError: another one.
+    """
+    if images.shape[2:] != image_size:
+        got, expected = ("{}x{}".format(*size) for size in (images.shape[2:], image_size))
+        raise ConfigError(
+            f"images of {got} pixels; this network was converted for {expected}",
+            "give image_size when you load the classifier",
+        )
+
+
+def _plain_gelu(model: Any) -> None:
+    """GELU in its exact form in place of tanh's, which takes longer here (benchmarks/inference_speed.md). They differ
+    by 5e-4 at most, where bfloat16 rounds by up to 8e-3."""
+    from openvino import opset13
+    from openvino.utils import replace_node
+
+    for node in model.get_ops():
+        if node.get_type_name() == "Gelu" and node.get_attributes().get("approximation_mode", "").lower() == "tanh":
+            replace_node(node, opset13.gelu(node.input_value(0), "erf"))
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "src/" not in line]
+    return lines[0] if lines else type(error).__name__
