@@ -16,7 +16,8 @@ from coatnet.data.sources import DataConfig, open_data
 from coatnet.errors import ConfigError
 from coatnet.study.config import study_config
 from coatnet.study.folder import StudyFolder
-from coatnet.study.plan import TRIAL_SEED, plan, run_config, settle
+from coatnet.study.networks import settle
+from coatnet.study.plan import TRIAL_SEED, plan, run_config
 from coatnet.study.results import Moment, accuracy_at_loss, read_results, steps_to
 from coatnet.study.work import chosen_rate
 from coatnet.training.folder import RunFolder
@@ -133,10 +134,14 @@ def test_given_again_nothing_is_done(done, words) -> None:
 def test_another_study_is_not_mixed_in_but_one_may_grow(done, words, capsys) -> None:
     assert main(words(out=str(done.path), steps="4")) == 2
     assert "another steps: 3" in capsys.readouterr().err
-    stored = done.read().config
+    stored, text = done.read().config, done.study.read_text()
     grown = StudyFolder(done.path).claim(stored.replace(seeds=3))
     assert len(plan(grown)) == 20
-    done.claim(stored)
+    moved = stored.replace(experiments=("capacity", "transfer"), target=stored.data, transferred=("CCTT",), sizes=(48,))
+    assert len(plan(done.claim(moved))) == 8 + 3 + 2  # three rates that are tried
+    with pytest.raises(ConfigError, match="another sizes"):
+        done.claim(moved.replace(sizes=(32,)))
+    done.study.write_text(text)
     with pytest.raises(ConfigError, match="is not empty"):
         StudyFolder(done.path / "runs").claim(stored)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from coatnet.cli.tables import _duration, _print, _table
 from coatnet.study.advise import Advice
 from coatnet.study.folder import ArmPace, StudyFolder
-from coatnet.study.plan import PlannedRun, Study
+from coatnet.study.networks import Study
+from coatnet.study.plan import PlannedRun
 from coatnet.study.work import expected_seconds
 
 VERDICT_COLUMNS = ("experiment", "setting", "measure", "pair", "verdict")

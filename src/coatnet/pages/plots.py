@@ -127,8 +127,11 @@ def panels(path: Path, shown: Sequence[Panel]) -> None:
             line = "none" if panel.labels else "-"
             (handles[one.name],) = axes.plot(one.x, one.y, linestyle=line, markersize=4, label=one.name, **style)
             for x, y, label in zip(one.x, one.y, panel.labels[place] if panel.labels else (), strict=False):
-                axes.annotate(label, (x, y), (3, 3), textcoords="offset points", fontsize=6, parse_math=False)
+                near = {"xytext": (2, 4), "textcoords": "offset points", "fontsize": 6, "rotation": 60}
+                axes.annotate(label, (x, y), parse_math=False, **near)
         axes.set(xlabel=panel.x, ylabel=panel.y)
+        if panel.labels:
+            axes.margins(y=0.2)  # room for the texts above
         axes.set_title(panel.title, fontsize=10, parse_math=False)
     legend = figure.legend(
         [handles[name] for name in names], names, loc="outside lower center", ncols=6, frameon=False, fontsize=9

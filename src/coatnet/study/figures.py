@@ -9,7 +9,7 @@ import numpy as np
 
 from coatnet.pages.page import Picture
 from coatnet.pages.plots import Panel, Series, panels
-from coatnet.study.plan import Study
+from coatnet.study.networks import Study
 from coatnet.study.published import TABLE_4, TABLE_5, PublishedPoint
 from coatnet.study.results import Moment, Result, write_csv
 
@@ -66,7 +66,7 @@ def costs(folder: Path, study: Study, accuracy: dict[str, float]) -> Picture:
         for name, points in _references().items():
             held = [(at, point) for point in points if (at := point.parameters if by_size else point.multiply_adds)]
             series.append(Series(name=name, x=[at for at, _ in held], y=[point.top1 for _, point in held]))
-            labels.append([f"{point.model} {point.image_size}" if "CoAtNet" in name else "" for _, point in held])
+            labels.append(_labels([point for _, point in held]) if "CoAtNet" in name else [""] * len(held))
         return Panel(title=title, x=x, y=top1, series=series, labels=labels, log_x=True)
 
     caption = (
@@ -82,6 +82,12 @@ def _references() -> dict[str, list[PublishedPoint]]:
         kind = "CoAtNet" if point.model.startswith("CoAtNet") else "others"
         found.setdefault(f"{point.table}: {kind}", []).append(point)
     return found
+
+
+def _labels(points: Sequence[PublishedPoint]) -> list[str]:
+    """Each model once: its points lie close together."""
+    names = [point.model for point in points]
+    return [name if name not in names[:place] else "" for place, name in enumerate(names)]
 
 
 def _mean(courses: Sequence[Sequence[Moment]]) -> list[Moment]:

@@ -11,11 +11,14 @@ from pydantic import ValidationError
 from coatnet.errors import ConfigError, ModelFileError
 from coatnet.frozen import Frozen, explain
 from coatnet.study.config import StudyConfig
-from coatnet.study.plan import PlannedRun, Study, settle
+from coatnet.study.networks import Study, settle
+from coatnet.study.plan import PlannedRun
 from coatnet.training.folder import RunFolder, is_taken
 
 GROWING = frozenset({"experiments", "seeds", "contenders", "target"})
 """Fields that only add runs: a study may be started again with more of them."""
+TRANSFER = frozenset({"sizes", "transferred", "transfer_epochs", "transfer_rates"})
+"""Fields that are free until a study has transfer."""
 DIVERGED = "diverged.txt"
 """File in the folder of a run that has no result, with the reason."""
 
@@ -61,7 +64,8 @@ class StudyFolder:
             return stored
         fields = type(config).model_fields
         changed = [name for name in fields if getattr(config, name) != getattr(stored.config, name)]
-        fixed = [name for name in changed if name not in GROWING]
+        free = GROWING if "transfer" in stored.config.experiments else GROWING | TRANSFER
+        fixed = [name for name in changed if name not in free]
         if fixed:
             raise ConfigError(
                 f"{self.path} holds a study with another {fixed[0]}: {getattr(stored.config, fixed[0])}",

@@ -13,7 +13,8 @@ import numpy as np
 
 from coatnet.errors import ConfigError
 from coatnet.study.folder import ArmPace, StudyFolder
-from coatnet.study.plan import PlannedRun, Study, plan, run_config
+from coatnet.study.networks import Study
+from coatnet.study.plan import PlannedRun, plan, run_config
 from coatnet.training.log import TRAIN_SAMPLE, read_metrics
 
 

@@ -10,7 +10,7 @@ from coatnet.study import figures
 from coatnet.study.analysis import BySeed, at_equal_loss, differences, means, of, settings, values
 from coatnet.study.analysis import convergence as converged
 from coatnet.study.folder import ArmPace
-from coatnet.study.plan import ablated_layout
+from coatnet.study.networks import ablated_layout
 from coatnet.study.published import TABLE_2
 from coatnet.study.results import Gathered, Result
 from coatnet.study.statistics import Interval, paired

@@ -14,7 +14,8 @@ from filelock import FileLock, Timeout
 from coatnet.errors import ConfigError, QualityError, Stopped
 from coatnet.ranks import world_size
 from coatnet.study.folder import DIVERGED, ArmPace, StudyFolder
-from coatnet.study.plan import PlannedRun, Study, plan, run_config
+from coatnet.study.networks import Study
+from coatnet.study.plan import PlannedRun, plan, run_config
 from coatnet.training.config import TrainConfig
 
 if TYPE_CHECKING:
