@@ -3,7 +3,7 @@
 python benchmarks/inference_speed.py [--model coatnet_0] [--rounds 9] [--batches 8 1]
 
 Peers: timm's network as it ships, and in the paper's form (stride in the first 1x1 convolution, max pool). Each goes
-through OpenVINO as its users would take it: traced, converted, compiled for its batch. All weights are random: they do
+through OpenVINO as its users would take it: exported, converted, compiled for its batch. All weights are random: they do
 not change the times.
 """
 
@@ -46,7 +46,8 @@ def timm_paper_form(name: str, image_size: int) -> nn.Module:
 def through_openvino(module: nn.Module, images: np.ndarray, precision: str) -> Run:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = openvino.convert_model(module, example_input=torch.from_numpy(images))
+        program = torch.export.export(module, (torch.from_numpy(images),))
+        model = openvino.convert_model(program)
     model.reshape({model.input(0): openvino.PartialShape(list(images.shape))})
     options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
