@@ -17,6 +17,7 @@ from coatnet.classifier import Classifier
 from coatnet.classifier.artefact import Artefact
 from coatnet.classifier.folder import sha256
 from coatnet.cli import main
+from coatnet.data.user_cache import cache_folder
 from coatnet.errors import ConfigError, ModelFileError
 from coatnet.export.export import export
 from coatnet.runtime.exported_engine import check_program
@@ -95,6 +96,15 @@ def test_a_damaged_conversion_is_made_again(tiny_classifier, tmp_path, images):
     file = next((folder / "converted").rglob("*.onnx"))
     file.write_bytes(file.read_bytes()[:-100])
     np.testing.assert_array_equal(Classifier.load(folder, runtime="onnx").logits(images), expected)
+
+
+def test_a_folder_that_cannot_be_written_is_converted_in_the_users_cache(tiny_classifier, tmp_path, images):
+    folder = shutil.copytree(tiny_classifier, tmp_path / "classifier")
+    (folder / "converted").touch()  # no folder can be made here, whoever runs the tests
+    expected = Classifier.load(folder, "cpu").logits(images)
+    np.testing.assert_allclose(Classifier.load(folder, runtime="onnx").logits(images), expected, atol=1e-4)
+    assert (folder / "converted").is_file()
+    assert list(cache_folder("converted").glob("onnx-32x32-*/32x32.onnx"))
 
 
 def test_other_weights_are_converted_anew(tiny_classifier, tmp_path, images):

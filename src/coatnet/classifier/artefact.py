@@ -133,7 +133,8 @@ class Artefact:
         return self.preprocess.replace(image_size=image_size)
 
     def engine(self, image_size: tuple[int, int], precision: AskedPrecision = "auto") -> Engine:
-        """The engine for one of the sizes. `auto` takes bfloat16 where the CPU has it and the error was found small.
+        """The engine for one of the sizes. `auto` takes bfloat16 where the CPU has it and the error was found small; in
+        an int8 network it is the precision of what is not quantized.
 
         Raises:
             ConfigError: the runtime does not compute in this precision.
@@ -242,17 +243,17 @@ def _checked(folder: Path, record: ArtefactRecord, exact: Engine, preprocess: Pr
 def _open(artefact: Artefact, path: Path, precision: AskedPrecision) -> tuple[Engine, bool]:
     """The engine, and whether it rounds more than float32 does."""
     record = artefact.record
-    if record.kind != "openvino" or record.int8:
+    if record.kind != "openvino":
         if precision == "bfloat16":
-            raise ConfigError(f"precision bfloat16 is not for {record.kind} artefacts{' in int8' * record.int8}")
-        return engine_of(record.kind, path), record.int8
+            raise ConfigError(f"precision bfloat16 is not for {record.kind} artefacts", "leave precision out")
+        return engine_of(record.kind, path), False
     from coatnet.runtime.openvino_engine import OpenVinoEngine, has_bfloat16
 
-    small = record.bfloat16_error is not None and record.bfloat16_error <= BFLOAT16_LIMIT
+    small = record.int8 or (record.bfloat16_error is not None and record.bfloat16_error <= BFLOAT16_LIMIT)
     chosen: Precision = "float32" if precision == "auto" else precision
     if precision == "auto" and small and has_bfloat16():
         chosen = "bfloat16"
-    return OpenVinoEngine(path, chosen), chosen == "bfloat16"
+    return OpenVinoEngine(path, chosen), record.int8 or chosen == "bfloat16"
 
 
 def engine_of(kind: Kind, path: Path) -> Engine:

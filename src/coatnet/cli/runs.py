@@ -134,8 +134,8 @@ def open_classifier(  # noqa: PLR0913 (options are keywords)
 
 
 def tell_runtime(classifier: Classifier, runtime: Runtime) -> None:
-    """Say on standard error what was chosen, where the choice was ours."""
-    if runtime == "auto":
+    """Say what was chosen, where the choice was ours, to whoever looks on: a script finds only errors there."""
+    if runtime == "auto" and sys.stderr.isatty():
         sys.stderr.write(f"runtime: {classifier.engine.description}\n")
 
 

@@ -195,11 +195,10 @@ class FoldedAttention(nn.Module):
         super().__init__()
         self.num_heads = attention.num_heads
         width = attention.output.in_features
-        weights = torch.split(attention.query_key_value.weight, width)
-        biases = torch.split(attention.query_key_value.bias, width)
-        scale = (width // self.num_heads) ** -0.5
-        self.query = _linear(weights[0] * scale, biases[0] * scale)
-        self.key, self.value = _linear(weights[1], biases[1]), _linear(weights[2], biases[2])
+        scale = torch.ones(3 * width, 1)
+        scale[:width] = (width // self.num_heads) ** -0.5  # the queries come first
+        merged = attention.query_key_value
+        self.query_key_value = _linear(merged.weight * scale, merged.bias * scale[:, 0])
         self.output = attention.output
         tokens = math.prod(grid)
         bias_hNN = (
@@ -212,10 +211,8 @@ class FoldedAttention(nn.Module):
 
     def forward(self, x_BNC: Tensor) -> Tensor:
         """Args: x_BNC: tokens. Returns: the same number of tokens."""
-        q_BhNd, k_BhNd, v_BhNd = (
-            torch.unflatten(layer(x_BNC), 2, (self.num_heads, -1)).transpose(1, 2)
-            for layer in (self.query, self.key, self.value)
-        )
+        split_BNthd = torch.unflatten(self.query_key_value(x_BNC), 2, (3, self.num_heads, -1))
+        q_BhNd, k_BhNd, v_BhNd = split_BNthd.permute(2, 0, 3, 1, 4).unbind(0)
         mask = self.bias_1hNN.to(q_BhNd.dtype)
         attended_BhNd = functional.scaled_dot_product_attention(q_BhNd, k_BhNd, v_BhNd, attn_mask=mask, scale=1.0)
         return cast(Tensor, self.output(attended_BhNd.transpose(1, 2).flatten(2)))

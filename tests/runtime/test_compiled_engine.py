@@ -1,0 +1,19 @@
+"""torch's compiler gives the logits of the network."""
+
+import numpy as np
+import pytest
+
+from coatnet.runtime.compiled_engine import CompiledEngine
+from coatnet.runtime.engines import TorchEngine
+from runtime.test_folding import FORMS, lively
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch's own, about what it compiles with
+def test_compiled_logits():
+    model = lively(FORMS["paper"])
+    images = np.random.default_rng(0).normal(size=(3, 3, 64, 64)).astype(np.float32)
+    expected = TorchEngine(model, "cpu").logits(images)
+    np.testing.assert_allclose(CompiledEngine(model, "cpu").logits(images), expected, atol=1e-4)
+    rounded = CompiledEngine(model, "cpu", "bfloat16").logits(images)
+    assert 0 < np.abs(rounded - expected).max() < 0.1 * expected.std()
