@@ -29,6 +29,7 @@ from coatnet.model.family import create_model
 
 MEMBER = "coatnet_small_128"
 SERVER_CORE, CLIENT_CORE = 0, 1
+KEPT_SECONDS = 2
 PEAK_SECONDS, OVERLOAD_SECONDS, LEVEL_SECONDS = 10, 60, 20
 
 
@@ -66,14 +67,17 @@ class Clients:
 
     async def ask(self, request: bytes) -> tuple[int, float]:
         started = time.perf_counter()
-        reader, writer = self.free.pop() if self.free else await asyncio.open_connection("127.0.0.1", self.port)
+        while self.free and started - self.free[-1][2] > KEPT_SECONDS:  # the server closes what lies idle for 5 s
+            self.free.pop()[1].close()
+        kept = self.free.pop()[:2] if self.free else None
+        reader, writer = kept or await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))
         if b"connection: close" in head:
             writer.close()
         else:
-            self.free.append((reader, writer))
+            self.free.append((reader, writer, time.perf_counter()))
         return int(head[9:12]), time.perf_counter() - started
 
 
@@ -166,10 +170,12 @@ def main() -> None:
         os.sched_setaffinity(0, {SERVER_CORE})
         with subprocess.Popen([*command, *sys.argv[2:]], stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout
-            started = json.loads(server.stdout.readline())
-            os.sched_setaffinity(0, {CLIENT_CORE})
-            asyncio.run(measure(mode, started, psutil.Process(server.pid)))
-            server.terminate()
+            try:
+                started = json.loads(server.stdout.readline())
+                os.sched_setaffinity(0, {CLIENT_CORE})
+                asyncio.run(measure(mode, started, psutil.Process(server.pid)))
+            finally:
+                server.terminate()
 
 
 if __name__ == "__main__":

@@ -13,19 +13,28 @@ from pathlib import Path
 import httpx
 import psutil
 
+IN_TORCH = ("--device", "cpu", "--runtime", "torch", "--threads", "1")
 KINDS = {b"\x89": "image/png", b"\xff": "image/jpeg", b"R": "image/webp"}
 
 
 class Server:
-    """A server on a free port; ready when it is entered."""
+    """A server on a free port, in torch with one thread if nothing else is said; ready when it is entered."""
 
-    def __init__(self, folder: Path, *flags: object, token: str = "") -> None:
-        words = [sys.executable, "-m", "coatnet", "serve", str(folder), "--port", "0", "--json", "--device", "cpu"]
-        words += ["--threads", "1", *(str(flag) for flag in flags)]
+    def __init__(
+        self,
+        folder: Path,
+        *flags: object,
+        token: str = "",
+        how: tuple[str, ...] = IN_TORCH,
+        python: Path | None = None,
+    ) -> None:
+        words = [str(python or sys.executable), "-m", "coatnet", "serve", str(folder), "--port", "0", "--json", *how]
+        words += [str(flag) for flag in flags]
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed on exit)
-        self.process = subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=self.log, env={**os.environ, "COATNET_TOKEN": token}
-        )
+        env = {**os.environ, "COATNET_TOKEN": token}
+        if python:
+            env.pop("PYTHONPATH", None)  # it has a coatnet of its own
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=self.log, env=env)
         self.headers = {"authorization": f"Bearer {token}"} if token else {}
 
     def __enter__(self) -> "Server":

@@ -231,7 +231,8 @@ def test_who_drips_is_closed_and_the_others_are_served(server, count):
                     break
             lasted.append(time.monotonic() - began)
 
-    with ThreadPoolExecutor(count) as pool:
+    silent = socket.create_connection(("127.0.0.1", server.port))
+    with silent, ThreadPoolExecutor(count) as pool:
         for number in range(count):
             pool.submit(drip, number)
         good = []
@@ -242,6 +243,8 @@ def test_who_drips_is_closed_and_the_others_are_served(server, count):
             time.sleep(0.06)
         wait_for(lambda: len(lasted) == count)
         stop.set()
+        silent.settimeout(3)
+        assert silent.recv(100) == b""
     assert set(good) == {200}
     assert max(lasted) <= 10
 

@@ -16,7 +16,7 @@ import pytest
 from coatnet.classifier import Classifier
 from coatnet.model.family import create_model
 from serving.conftest import picture
-from serving.servers import Server, check_problem, wait_for
+from serving.servers import IN_TORCH, Server, check_problem, wait_for
 
 
 def test_sigterm_answers_what_was_accepted_and_leaves_nothing_behind(tiny_classifier):
@@ -167,11 +167,11 @@ def test_without_the_extra_it_says_so(tiny_classifier, name):
 
 
 def test_what_is_printed_for_people(tiny_classifier):
-    command = [sys.executable, "-m", "coatnet", "serve", str(tiny_classifier), "--port", "0", "--threads", "1"]
+    command = [sys.executable, "-m", "coatnet", "serve", str(tiny_classifier), "--port", "0", *IN_TORCH]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         first, second = process.stdout.readline(), process.stdout.readline()
         process.send_signal(signal.SIGINT)
     assert process.returncode == 0
     assert first.startswith("tiny, 3 classes, at http://127.0.0.1:")
-    assert "1 threads, batches of " in second
+    assert second.startswith("torch on cpu, float32, 1 threads, batches of ")

@@ -9,9 +9,10 @@ from PIL import Image
 
 import coatnet
 from coatnet.classifier import Classifier
+from coatnet.cli import main
 from coatnet.explanation.overlay import attention_tiles, enlarged, heat_layer
 from serving.conftest import MAX_BYTES, picture
-from serving.servers import check_problem
+from serving.servers import Server, check_problem
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +179,23 @@ def test_what_explain_refuses(server, pictures):
     check_problem(explain(server, b"x"), 415, "unsupported_format")
     check_problem(explain(server, pictures[0], method="guess"), 422, "invalid")
     check_problem(explain(server, pictures[0], row=1), 422, "invalid")
+
+
+def test_by_default_it_answers_as_predict_does_by_default(tiny_classifier, pictures):
+    """In the fastest runtime there is, and explanations in torch all the same."""
+    classifier = Classifier.load(tiny_classifier, runtime="auto", precision="auto")
+    expected = [classifier.predict(data).as_dict() for data in pictures[:5]]
+    with Server(tiny_classifier, how=()) as fastest:
+        assert fastest.started["runtime"] == classifier.engine.description
+        assert [fastest.predict(data).json() for data in pictures[:5]] == expected
+        assert explain(fastest, pictures[0]).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_an_exported_network_is_served_but_not_explained(tiny_classifier, tmp_path, pictures, kind):
+    assert main(["export", str(tiny_classifier), "--format", kind, "--out", str(tmp_path / "out")]) == 0
+    classifier = Classifier.load(tmp_path / "out", precision="auto")
+    with Server(tmp_path / "out", how=()) as exported:
+        assert exported.predict(pictures[0]).json() == classifier.predict(pictures[0]).as_dict()
+        assert exported.client.get("/model").json()["methods"] == []
+        check_problem(explain(exported, pictures[0]), 422, "does_not_apply")

@@ -10,12 +10,13 @@ from PIL import Image
 
 from coatnet.classifier import Classifier, Prediction
 from coatnet.data.preprocess import Preprocess
+from coatnet.errors import ConfigError
 from coatnet.runtime.engines import Engine
 from coatnet.serving.config import ServeConfig
-from coatnet.serving.messages import Classify, Item
+from coatnet.serving.messages import Classify, Item, Job
 from coatnet.serving.problems import EXPIRED, FAILED, Problem
 from coatnet.serving.tuning import BATCHES, tune
-from coatnet.serving.worker import answer
+from coatnet.serving.worker import Worker
 from serving.conftest import picture
 
 
@@ -41,8 +42,19 @@ def classifier(engine):
 
 def ask(engine, *files, deadline=60.0):
     items = [Item(data, Classify(2), time.monotonic() + deadline) for data in files]
+    job = Job(
+        path="",
+        published=False,
+        device="cpu",
+        runtime="torch",
+        precision="float32",
+        image_size=None,
+        limits=ServeConfig().limits,
+        threads=None,
+        batch_size=None,
+    )
     with ThreadPoolExecutor(2) as pool:
-        return answer(classifier(engine), items, ServeConfig().limits, pool)
+        return Worker(classifier(engine), job, pool).answer(items)
 
 
 def plain(level):
@@ -54,7 +66,7 @@ def plain(level):
 def test_a_bad_file_fails_alone():
     engine = Brightness()
     found = ask(engine, picture(0), b"nothing", picture(1), picture(2)[:60])
-    assert [getattr(one, "code", None) for one in found.answers] == [None, "unsupported_format", None, "corrupt"]
+    assert [getattr(one, "code", None) for one in found.answers] == [None, "unsupported_format", None, "truncated"]
     assert engine.batches == [2]
     assert found.num_computed == 2
     alone = ask(engine, picture(1)).answers[0]
@@ -80,9 +92,9 @@ def test_what_is_too_late_is_not_computed():
 @pytest.mark.parametrize("seconds", [0.02, 0.0])
 def test_the_batch_is_the_smallest_that_pays(seconds):
     """Where a batch costs 20 ms whatever is in it, the largest; where only images cost, one."""
-    engine = Brightness(seconds, 0.0 if seconds else 0.004)
+    engine = Brightness(seconds, 0.0 if seconds else 0.02)
     tuned = tune(classifier(engine), None, None)
-    assert tuned.batch_size == (BATCHES[-1] if seconds else 1)
+    assert tuned.batch_size in (BATCHES[-1:] if seconds else BATCHES[:2])
     assert tuned.rate == pytest.approx(tuned.batch_size / tuned.seconds)
     assert tuned.threads == 0
 
@@ -91,3 +103,8 @@ def test_a_batch_that_is_given_is_not_chosen():
     engine = Brightness()
     assert tune(classifier(engine), None, 3).batch_size == 3
     assert set(engine.batches) == {3}
+
+
+def test_threads_are_refused_where_they_would_be_ignored():
+    with pytest.raises(ConfigError, match="--threads 2"):
+        tune(classifier(Brightness()), 2, None)

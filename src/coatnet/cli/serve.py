@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from coatnet.classifier.artefact import AskedPrecision, is_artefact
 from coatnet.classifier.folder import find_folder
-from coatnet.errors import MissingPartError
+from coatnet.errors import ConfigError, MissingPartError
 from coatnet.model.published import is_published_name
+from coatnet.runtime.engines import Runtime
 from coatnet.serving.config import ServeConfig
 
 if TYPE_CHECKING:
@@ -26,28 +28,37 @@ class ServeFlags(ServeConfig):
     token: Annotated[str, Parameter(env_var="COATNET_TOKEN", show_default=False)] = ServeConfig.model_fields["token"]  # type: ignore[assignment]
 
 
-def serve(
+def serve(  # noqa: PLR0913 (flags)
     classifier: str,
     /,
     *,
     json: Annotated[bool, Parameter(negative=())] = False,
     image_size: Annotated[str | None, Parameter(metavar="SIZE")] = None,
     device: str = "auto",
+    runtime: Runtime = "auto",
+    precision: AskedPrecision = "auto",
     flags: Annotated[ServeFlags | None, Parameter(name="*")] = None,
 ) -> None:
     """Answer over HTTP, with a page to try it. SIGTERM and Ctrl-C end it once all that was accepted is answered; SIGHUP
     loads the folder anew.
 
     Args:
-        classifier: a run folder, a classifier folder, or published weights as timm/NAME.TAG.
+        classifier: a run folder, a classifier folder, an exported folder, or published weights as timm/NAME.TAG.
         json: tell by one JSON object when requests are taken, instead of lines for people.
         image_size: feed images at another size than it was trained at: 96, or 96x128 for height x width in pixels.
         device: auto, cpu, cuda, cuda:N or mps.
+        runtime: what computes; auto takes the fastest that is installed, and says which. A classifier is converted for
+            it once.
+        precision: auto takes bfloat16 where OpenVINO runs, the CPU has it, and its error was found small.
     """
     config: ServeConfig = flags or ServeFlags()
     size = None if image_size is None else _size(image_size)
     published = is_published_name(classifier) and not Path(classifier).exists()
-    if not published:
+    if published and runtime not in ("auto", "torch"):
+        raise ConfigError(
+            f"--runtime {runtime}: published weights run in torch", f"export them first: coatnet export {classifier}"
+        )
+    if not published and not is_artefact(Path(classifier)):
         find_folder(Path(classifier))
     try:
         from coatnet.serving.messages import Job
@@ -62,6 +73,8 @@ def serve(
         path=classifier,
         published=published,
         device=device,
+        runtime=runtime,
+        precision=precision,
         image_size=size,
         limits=config.limits,
         threads=config.threads,
@@ -83,11 +96,11 @@ def _show_json(started: Started) -> None:
 
 
 def _show(started: Started) -> None:
-    threads = f"{started.threads} threads" if started.threads else "the engine's own threads"
+    threads = f", {started.threads} threads" if started.threads else ""
     pace = f"{started.images_per_second:.1f} images/s"
     sys.stdout.write(
         f"{started.name}, {started.num_classes} classes, at {started.url}\n"
-        f"{threads}, batches of {started.batch_size}: {pace}; {started.queue} may wait\n"
+        f"{started.runtime}{threads}, batches of {started.batch_size}: {pace}; {started.queue} may wait\n"
     )
     sys.stdout.flush()
 

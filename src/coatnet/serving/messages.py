@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from coatnet.classifier import Classifier, Prediction
+from coatnet.classifier.artefact import AskedPrecision
 from coatnet.data.images import ImageLimits
 from coatnet.explanation.explain import Method
+from coatnet.runtime.engines import Runtime
 from coatnet.serving.problems import Problem
 from coatnet.serving.tuning import Tuned
 
@@ -22,6 +24,8 @@ class Job:
     """A run folder, a classifier folder or the name of published weights."""
     published: bool
     device: str
+    runtime: Runtime
+    precision: AskedPrecision
     image_size: tuple[int, int] | None
     limits: ImageLimits
     threads: int | None
@@ -33,8 +37,19 @@ class Job:
         Raises:
             CoatnetError: it cannot be.
         """
-        classifier = (Classifier.published if self.published else Classifier.load)(self.path, self.device)
+        if not self.published:
+            return Classifier.load(self.path, self.device, self.precision, self.runtime, self.image_size)
+        precision = "float32" if self.precision == "auto" else self.precision
+        classifier = Classifier.published(self.path, self.device, precision)
         return classifier.at_size(self.image_size) if self.image_size else classifier
+
+    def open_with_gradients(self) -> Classifier:
+        """Load it in torch, whatever runtime predictions have.
+
+        Raises:
+            CoatnetError: it cannot be.
+        """
+        return replace(self, runtime="torch", precision="float32").open()
 
 
 @dataclass(frozen=True)
@@ -44,8 +59,10 @@ class Ready:
     class_names: tuple[str, ...]
     image_size: tuple[int, int]
     tuned: Tuned
+    runtime: str
+    """What computes, in words."""
     can_explain: bool
-    """Whether it has gradients."""
+    """Whether gradients are to be had of it: not of an artefact."""
 
 
 @dataclass(frozen=True)

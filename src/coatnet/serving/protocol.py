@@ -42,8 +42,8 @@ class DeadlineProtocol(H11Protocol):
             self._start()
         self._num_bytes += len(data)
         super().data_received(data)
-        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-            self._stop()  # the request is whole
+        if not self._is_receiving():
+            self._stop()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing more to wait for."""
@@ -53,6 +53,11 @@ class DeadlineProtocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """What h11 cannot read."""
         self._refuse(MALFORMED)
+
+    def _is_receiving(self) -> bool:
+        """Whether a part of a request is here, and another part is not. An idle connection is uvicorn's to close."""
+        state = self.conn.their_state
+        return state is h11.SEND_BODY or (state is h11.IDLE and bool(self.conn.trailing_data[0]))
 
     def _start(self) -> None:
         self._since, self._num_bytes = self.loop.time(), 0
@@ -67,8 +72,10 @@ class DeadlineProtocol(H11Protocol):
         end = self._since + RECEIVE_SECONDS + self._num_bytes / SLOWEST_BYTES_PER_SECOND
         if self.loop.time() < end:
             self._timer = self.loop.call_at(end, self._look)
-        else:
+        elif self._num_bytes:
             self._refuse(SLOW)
+        else:  # a browser's connection in reserve, which an answer without a question would confuse
+            self.transport.close()
 
     def _refuse(self, problem: Problem) -> None:
         """Answer, unless an answer has begun already, and close."""

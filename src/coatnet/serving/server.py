@@ -42,8 +42,10 @@ class Started:
     """Of the model."""
     num_classes: int
     """How many it knows."""
+    runtime: str
+    """What computes."""
     threads: int
-    """That compute; 0 if the engine chooses."""
+    """That compute; 0 if the runtime chooses."""
     batch_size: int
     """Most images computed at once."""
     queue: int
@@ -123,6 +125,7 @@ def _started(ready: Ready, state: State, listener: socket.socket) -> Started:
         url=f"http://{f'[{host}]' if ':' in host else host}:{port}/",
         name=state.config.name,
         num_classes=len(ready.class_names),
+        runtime=ready.runtime,
         threads=ready.tuned.threads,
         batch_size=ready.tuned.batch_size,
         queue=state.batcher.capacity,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coatnet.classifier import Classifier
+from coatnet.errors import ConfigError
 from coatnet.runtime.engines import TorchEngine
 
 SECONDS = 4.0
@@ -45,6 +46,9 @@ def tune(classifier: Classifier, threads: int | None, batch_size: int | None) ->
         classifier: what to run.
         threads: how many, if it is settled.
         batch_size: most images in a batch, if it is settled.
+
+    Raises:
+        ConfigError: threads for an engine that chooses them itself.
     """
     end = time.monotonic() + SECONDS
     chosen = _choose_threads(classifier, threads, end)
@@ -72,6 +76,10 @@ def _has_threads(classifier: Classifier) -> bool:
 
 def _choose_threads(classifier: Classifier, threads: int | None, end: float) -> int:
     if not _has_threads(classifier):
+        if threads is not None:
+            raise ConfigError(
+                f"--threads {threads}: this runtime chooses them itself", "leave it out, or --runtime torch"
+            )
         return 0
     if threads is None:
         best = np.inf

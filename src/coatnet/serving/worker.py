@@ -12,13 +12,16 @@ import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coatnet.classifier import Classifier, Prediction
-from coatnet.data.images import ImageError, ImageLimits, decode
+from coatnet.classifier.artefact import is_artefact
+from coatnet.data.images import ImageError, decode
 from coatnet.errors import CoatnetError
 from coatnet.runtime.engines import TorchEngine
 from coatnet.serving.looking import look
@@ -44,7 +47,8 @@ def work(connection: Connection, job: Job) -> None:
             class_names=classifier.class_names,
             image_size=classifier.preprocess.image_size,
             tuned=tune(classifier, job.threads, job.batch_size),
-            can_explain=isinstance(classifier.engine, TorchEngine),
+            runtime=classifier.engine.description,
+            can_explain=not is_artefact(Path(job.path)),
         )
     except (CoatnetError, OSError, ImportError, MemoryError) as error:
         connection.send(error)
@@ -53,59 +57,83 @@ def work(connection: Connection, job: Job) -> None:
     pool = ThreadPoolExecutor(max(1, ready.tuned.threads))  # decoding; each holds one image of full size
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), pool:
         connection.send(ready)
+        worker = Worker(classifier, job, pool)
         while True:
-            connection.send(answer(classifier, connection.recv(), job.limits, pool))
+            connection.send(worker.answer(connection.recv()))
 
 
-def answer(classifier: Classifier, items: Sequence[Item], limits: ImageLimits, pool: ThreadPoolExecutor) -> Answers:
-    """Decode and classify a batch. An image that cannot be read fails alone, and what is too late is left out."""
+class Worker:
+    """Answers batches.
 
-    def prepare(item: Item) -> NDArray[np.uint8] | Problem:
+    Args:
+        classifier: for predictions.
+        job: what it was loaded for.
+        pool: decodes.
+    """
+
+    def __init__(self, classifier: Classifier, job: Job, pool: ThreadPoolExecutor) -> None:
+        self._classifier, self._job, self._pool = classifier, job, pool
+
+    @cached_property
+    def _with_gradients(self) -> Classifier:
+        """For explanations: loaded for the first of them if predictions run elsewhere than in torch."""
+        is_torch = isinstance(self._classifier.engine, TorchEngine)
+        return self._classifier if is_torch else self._job.open_with_gradients()
+
+    def answer(self, items: Sequence[Item]) -> Answers:
+        """Decode and compute a batch. An image that cannot be read fails alone, and what is too late is left out."""
+        prepared = list(self._pool.map(self._prepare, items))
+        now = time.monotonic()
+        found: list[Answer | None] = [None] * len(items)
+        images: dict[int, NDArray[np.uint8]] = {}
+        for index, (item, image) in enumerate(zip(items, prepared, strict=True)):
+            if isinstance(image, Problem):
+                found[index] = image
+            elif item.deadline <= now:
+                found[index] = EXPIRED
+            else:
+                images[index] = image
+        wanted = [items[index].wanted for index in images]
+        for index, one in zip(images, self._compute(list(images.values()), wanted), strict=True):
+            found[index] = one
+        return Answers([each for each in found if each is not None], len(images))
+
+    def _prepare(self, item: Item) -> NDArray[np.uint8] | Problem:
         if item.deadline <= time.monotonic():
             return EXPIRED
         try:
-            return classifier.preprocess.resized(decode(item.data, limits))
+            return self._classifier.preprocess.resized(decode(item.data, self._job.limits))
         except ImageError as error:
             return of_image(error)
 
-    prepared = list(pool.map(prepare, items))
-    now = time.monotonic()
-    found: list[Answer | None] = [None] * len(items)
-    images: dict[int, NDArray[np.uint8]] = {}
-    for index, (item, image) in enumerate(zip(items, prepared, strict=True)):
-        if isinstance(image, Problem):
-            found[index] = image
-        elif item.deadline <= now:
-            found[index] = EXPIRED
-        else:
-            images[index] = image
-    for index, one in zip(images, _answers(classifier, items, images), strict=True):
-        found[index] = one
-    return Answers([each for each in found if each is not None], len(images))
+    def _compute(self, images: list[NDArray[np.uint8]], wanted: Sequence[Classify | Explain]) -> list[Answer]:
+        if len(wanted) == 1 and isinstance(wanted[0], Explain):  # explanations come alone
+            return [self._explain(images[0], wanted[0])]
+        class_names = self._classifier.class_names
+        tops = [each.top for each in wanted if isinstance(each, Classify)]
+        most = max((top or len(class_names) for top in tops), default=1)
+        predictions = self._predict(images, most)
+        return [_listed(one, top, class_names) for one, top in zip(predictions, tops, strict=True)]
 
+    def _predict(self, images: list[NDArray[np.uint8]], top: int) -> list[Prediction | Problem]:
+        """The whole batch, or if that fails each image by itself, so that only the one to blame goes without."""
+        if not images:
+            return []
+        try:
+            return list(self._classifier.predict(images, top))
+        except Exception:
+            if len(images) == 1:
+                sys.stderr.write(traceback.format_exc())
+                return [FAILED]
+            return [each for image in images for each in self._predict([image], top)]
 
-def _answers(classifier: Classifier, items: Sequence[Item], images: dict[int, NDArray[np.uint8]]) -> list[Answer]:
-    wanted = [items[index].wanted for index in images]
-    if len(wanted) == 1 and isinstance(wanted[0], Explain):  # explanations come alone
-        (image,) = images.values()
-        return [look(classifier, image, wanted[0])]
-    tops = [each.top for each in wanted if isinstance(each, Classify)]
-    most = max((top or len(classifier.class_names) for top in tops), default=1)
-    predictions = _predict(classifier, list(images.values()), most)
-    return [_listed(one, top, classifier.class_names) for one, top in zip(predictions, tops, strict=True)]
-
-
-def _predict(classifier: Classifier, images: list[NDArray[np.uint8]], top: int) -> list[Prediction | Problem]:
-    """The whole batch, or if that fails each image by itself, so that only the one to blame goes without."""
-    if not images:
-        return []
-    try:
-        return list(classifier.predict(images, top))
-    except Exception:
-        if len(images) == 1:
-            sys.stderr.write(traceback.format_exc())
-            return [FAILED]
-        return [each for image in images for each in _predict(classifier, [image], top)]
+    def _explain(self, image: NDArray[np.uint8], wanted: Explain) -> Answer:
+        try:
+            classifier = self._with_gradients
+        except (CoatnetError, ImportError) as error:
+            sys.stderr.write(f"coatnet: no explanation: {error}\n")
+            return Problem(422, "does_not_apply", "The classifier cannot be loaded with gradients.")
+        return look(classifier, image, wanted)
 
 
 def _listed(answer: Prediction | Problem, top: int | None, class_names: Sequence[str]) -> Answer:
