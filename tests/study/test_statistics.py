@@ -36,6 +36,7 @@ def test_only_seeds_that_both_have_are_paired() -> None:
     assert found is not None
     assert (found.mean, found.count) == (1.5, 2)
     assert paired({0: 1.0}, {1: 1.0}) is None
+    assert paired({0: 1.0}, {0: 1.0}) is None  # one difference has no interval
 
 
 @pytest.mark.parametrize(

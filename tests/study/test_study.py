@@ -56,6 +56,7 @@ def test_the_plan_has_every_run_once_and_in_order(done) -> None:
         if run.rate is None:
             assert {by for by in run.needs} == {n for n in names if n.startswith(f"{run.experiment}/{run.arm}/rate")}
     assert {run.seed for run in runs if run.rate is not None} == {TRIAL_SEED}
+    assert [run.rate is None for run in runs] == [False] * 8 + [True] * 8
     results = [(run.experiment, run.setting, run.seed, run.arm) for run in runs if run.rate is None]
     assert results == [(e, s, seed, arm) for e, s in SETTINGS for seed in (0, 1) for arm in ("CCCT", "CCTT")]
 

@@ -104,6 +104,8 @@ def study(  # noqa: PLR0913 (flags)
         work.work(folder, found, runs if only is None else [runs[only]])
     if json:
         tables.show_json(work.plan_as_dict(folder, found, runs))
+    elif not plan:
+        study_tables.show_left(folder, runs)
 
 
 def study_report(folder: Path, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:

@@ -34,6 +34,12 @@ def show_plan(folder: StudyFolder, study: Study, runs: Sequence[PlannedRun], pac
     _print(f"About {_duration(seconds)} one after another. Folder: {folder.path}", "")
 
 
+def show_left(folder: StudyFolder, runs: Sequence[PlannedRun]) -> None:
+    """How many runs are missing, and what to type next."""
+    left = sum(not folder.is_done(run) for run in runs)
+    _print(f"{len(runs) - left} of {len(runs)} runs are done: coatnet study report {folder.path}")
+
+
 def show_runs(folder: StudyFolder, runs: Sequence[PlannedRun]) -> None:
     """Every run by its number."""
     numbers = {run.name: number for number, run in enumerate(runs)}

@@ -44,20 +44,22 @@ class PlannedRun(Frozen):
 
 
 def plan(study: Study) -> tuple[PlannedRun, ...]:
-    """All runs, setting by setting with all its seeds, so that a study that is cut short has whole answers. What a run
-    needs stands before it."""
-    config = study.config
-    asked = [run for experiment in config.experiments for run in _runs(study, experiment)]
-    known = {run.name: run for experiment in _SOURCES for run in _runs(study, experiment)}  # asked for or not
-    known |= {run.name: run for run in asked}
+    """All runs: trials first, so that a cluster can do them as one array and the results as another; then setting by
+    setting with all its seeds, so that a study that is cut short has whole answers. What a run needs stands before it.
+    """
+    asked = [run for experiment in study.config.experiments for run in _trials(study, experiment)]
+    asked += [run for experiment in study.config.experiments for run in _all_results(study, experiment)]
+    known = {run.name: run for run in asked}
+    for experiment in _SOURCES:  # asked for or not
+        sources = [*_trials(study, experiment), *_all_results(study, experiment)]
+        known = {run.name: run for run in sources} | known
     ordered: dict[str, PlannedRun] = {}
     for run in asked:
         _add(run, known, ordered)
     return tuple(ordered.values())
 
 
-def _runs(study: Study, experiment: Experiment) -> Iterator[PlannedRun]:
-    yield from _trials(study, experiment)
+def _all_results(study: Study, experiment: Experiment) -> Iterator[PlannedRun]:
     for setting in _settings(study, experiment):
         for seed in range(study.config.seeds):
             yield from _results(study, experiment, setting, seed)

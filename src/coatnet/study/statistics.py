@@ -67,9 +67,9 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interva
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Interval | None:
-    """The interval of the differences of two by seed; None where no seed has both."""
+    """The interval of the differences of two by seed; None where fewer than two seeds have both."""
     seeds = sorted(first.keys() & second.keys())
-    return interval([first[seed] - second[seed] for seed in seeds]) if seeds else None
+    return interval([first[seed] - second[seed] for seed in seeds]) if len(seeds) > 1 else None
 
 
 def verdict(relation: Relation, difference: Interval) -> Verdict:
