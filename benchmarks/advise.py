@@ -7,7 +7,7 @@ from coatnet.data.sources import DataConfig
 from coatnet.errors import ConfigError
 from coatnet.study.advise import Limit, advise, measure_latency
 
-LIMITS_MS = (8, 12, 16, 20, 25, 30, 40, 60, 100, 200)
+LIMITS_MS = (20, 25, 30, 40, 50, 60, 80, 100, 200, 400)
 
 
 def main() -> None:

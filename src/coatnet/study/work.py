@@ -76,9 +76,10 @@ def measure_pace(folder: StudyFolder, study: Study, runs: Sequence[PlannedRun]) 
     from coatnet.training.forecast import forecast
 
     pace = folder.read_pace()
-    for arm in dict.fromkeys(run.arm for run in runs if run.experiment != "transfer"):
+    own = [run for run in runs if run.experiment != "transfer"]  # those see other images, of other sizes
+    for arm in dict.fromkeys(run.arm for run in own):
         if arm not in pace:
-            longest = max((run for run in runs if run.arm == arm), key=lambda run: run.setting)
+            longest = max((run for run in own if run.arm == arm), key=lambda run: run.setting)
             found = forecast(run_config(study, longest, study.config.rates[0]))
             pace[arm] = ArmPace(preparation=found.preparation, **found.pace._asdict())
             folder.write_pace(pace)
