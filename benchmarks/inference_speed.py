@@ -3,8 +3,8 @@
 python benchmarks/inference_speed.py [--model coatnet_0] [--rounds 9] [--batches 8 1]
 
 Peers: timm's network as it ships, and in the paper's form (stride in the first 1x1 convolution, max pool). Each goes
-through OpenVINO as its users would take it: exported, converted, compiled for its batch. All weights are random:
-they do not change the times.
+through OpenVINO as its users would take it: exported, converted, compiled for its batch. All weights are random, which
+changes no time.
 """
 
 import argparse

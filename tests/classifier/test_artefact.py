@@ -98,6 +98,15 @@ def test_a_damaged_conversion_is_made_again(tiny_classifier, tmp_path, images):
     np.testing.assert_array_equal(Classifier.load(folder, runtime="onnx").logits(images), expected)
 
 
+def test_a_conversion_does_not_hide_a_fingerprint_that_is_wrong(tiny_classifier, tmp_path):
+    folder = shutil.copytree(tiny_classifier, tmp_path / "classifier")
+    Classifier.load(folder, runtime="onnx")
+    record = json.loads((folder / "fingerprint.json").read_text())
+    (folder / "fingerprint.json").write_text(json.dumps({**record, "logits": record["logits"][::-1]}))
+    with pytest.raises(ModelFileError, match="do not give the logits"):
+        Classifier.load(folder, runtime="onnx")
+
+
 def test_a_folder_that_cannot_be_written_is_converted_in_the_users_cache(tiny_classifier, tmp_path, images):
     folder = shutil.copytree(tiny_classifier, tmp_path / "classifier")
     (folder / "converted").touch()  # no folder can be made here, whoever runs the tests

@@ -1,8 +1,8 @@
 """Networks converted for this machine, kept beside the classifier: the first start converts, the second reads.
 
 A conversion is an artefact folder, `converted/FORM-SIZE-KEY` in the classifier folder, or in the user's cache folder
-where that cannot be written. The key is made of the content: the checksums of all files of the classifier, and the
-versions of what converted it.
+where that cannot be written. The key is made of the content: the fingerprint, which holds the checksums of all
+files of the classifier, and the versions of what converted it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def converted(
     contents: Contents,
     preprocess: Preprocess,
     build: Callable[[], nn.Module],
-) -> tuple[Artefact, bool]:
+) -> Artefact:
     """The artefact of a classifier folder for one form and size, from the cache or made now.
 
     Args:
@@ -46,10 +46,7 @@ def converted(
         kind: the form.
         contents: what the folder says.
         preprocess: its preprocessing, for the size that is wanted.
-        build: gives the network; only called to convert, as this imports torch.
-
-    Returns:
-        The artefact, and whether it was made now.
+        build: gives the network, proved; only called to convert, as this imports torch.
 
     Raises:
         MissingPartError: a package that writes the form is not installed.
@@ -60,7 +57,7 @@ def converted(
     places = (folder / CONVERTED, cache_folder(CONVERTED))
     for place in places:
         with contextlib.suppress(ModelFileError, OSError):  # a damaged conversion is made again
-            return Artefact.read(place / name), False
+            return Artefact.read(place / name)
     place = next((place for place in places if _writable(place)), Path(tempfile.mkdtemp(prefix="coatnet-")))
     fresh = place / f".{name}.{os.getpid()}"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -75,13 +72,12 @@ def converted(
         move_into_place(fresh, place / name)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    return Artefact.read(place / name), True
+    return Artefact.read(place / name)
 
 
 def _key(kind: Kind, preprocess: Preprocess, fingerprint: FingerprintRecord) -> str:
     made_of = {
-        "weights": fingerprint.sha256,
-        "files": fingerprint.files,
+        "classifier": fingerprint.model_dump(mode="json"),
         "preprocess": preprocess.model_dump(mode="json"),
         "coatnet": __version__,
         PACKAGES[kind]: importlib.metadata.version(PACKAGES[kind]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -41,9 +42,9 @@ def open_engine(
     preprocess = resized(contents.preprocess, image_size)
     chosen = choose_runtime(runtime or "torch", device)
     if chosen == "torch" or chosen == "compiled":
-        return _open_torch(folder, contents, (device, precision, chosen)), preprocess, contents.labels
+        return _open_torch(folder, contents, device, precision, chosen), preprocess, contents.labels
     _check_cpu(chosen, device)
-    artefact, _ = converted(folder, chosen, contents, preprocess, lambda: build_network(folder, contents))
+    artefact = converted(folder, chosen, contents, preprocess, lambda: _proved_network(folder, contents).model)
     return artefact.engine(preprocess.image_size, precision), preprocess, contents.labels
 
 
@@ -67,17 +68,32 @@ def name_problem(names: Sequence[str], num_classes: int | None) -> str:
     return f"class names are given more than once: {', '.join(repeated[:5])}." if repeated else ""
 
 
-def _open_torch(folder: Path, contents: Contents, how: tuple[str, AskedPrecision, str]) -> Engine:
+def _open_torch(
+    folder: Path,
+    contents: Contents,
+    device: str,
+    asked: AskedPrecision,
+    runtime: Literal["torch", "compiled"],
+) -> Engine:
     from coatnet.runtime.compiled_engine import CompiledEngine
 
-    device, asked, runtime = how
     precision = "float32" if asked == "auto" else asked
-    model = build_network(folder, contents)
-    engine = TorchEngine(model, device, precision)
-    exact = engine if precision == "float32" else TorchEngine(model, device)
-    found = take_fingerprint(contents.fingerprint.sha256, exact, contents.preprocess)
+    exact = _proved_network(folder, contents, device)
+    if runtime == "compiled":
+        return CompiledEngine(exact.model, device, precision)
+    return exact if precision == "float32" else TorchEngine(exact.model, device, precision)
+
+
+def _proved_network(folder: Path, contents: Contents, device: str = "cpu") -> TorchEngine:
+    """The network in float32.
+
+    Raises:
+        ModelFileError: it cannot be built, or does not give what the fingerprint says.
+    """
+    engine = TorchEngine(build_network(folder, contents), device)
+    found = take_fingerprint(contents.fingerprint.sha256, engine, contents.preprocess)
     check_fingerprint(folder, contents.fingerprint, found, contents.preprocess)
-    return CompiledEngine(model, device, precision) if runtime == "compiled" else engine
+    return engine
 
 
 def _open_artefact(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,12 @@ class OpenVinoEngine(Engine):
     """
 
     def __init__(self, path: Path, precision: Precision = "float32") -> None:
-        openvino = import_openvino()
         if precision == "bfloat16" and not has_bfloat16():
             raise MissingPartError("This CPU does not compute in bfloat16.", "Take precision float32.")
         self.precision: Precision = precision
         self.description = f"OpenVINO, {precision}"
-        self._core = openvino.Core()
         try:
-            self._model = self._core.read_model(path)
+            self._model = _core().read_model(path)
             shape = self._model.input(0).get_partial_shape()
             self.image_size = (shape[2].get_length(), shape[3].get_length())
         except (RuntimeError, IndexError) as error:
@@ -69,7 +68,7 @@ class OpenVinoEngine(Engine):
         hint = {"float32": "f32", "bfloat16": "bf16"}[self.precision]
         options = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         try:
-            return self._core.compile_model(model, "CPU", options).create_infer_request()
+            return _core().compile_model(model, "CPU", options).create_infer_request()
         except RuntimeError as error:
             raise ModelFileError(f"OpenVINO cannot compile the network: {_first_line(error)}") from None
 
@@ -89,7 +88,13 @@ def import_openvino() -> Any:
 
 def has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16: AMX or AVX-512."""
-    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@functools.cache
+def _core() -> Any:
+    """OpenVINO with its plugins, which take time to start."""
+    return import_openvino().Core()
 
 
 def check_size(images: NDArray[np.float32], image_size: tuple[int, int]) -> None:
