@@ -2,8 +2,8 @@
 
 The server has one core, this load generator another; the peak is measured with that split. Needs two cores and Linux.
 
-python benchmarks/serving.py overload       5 x the peak for 60 s (the table's first part)
-python benchmarks/serving.py levels         50 %, 90 % and 300 % of the peak, 20 s each
+python benchmarks/serving.py overload MEMBER [OPTIONS of coatnet serve]     5 x the peak for 60 s
+python benchmarks/serving.py levels MEMBER [OPTIONS of coatnet serve]       50 %, 90 % and 300 % of the peak, 10 s each
 """
 
 import asyncio
@@ -27,10 +27,9 @@ from PIL import Image
 from coatnet.classifier import Classifier
 from coatnet.model.family import create_model
 
-MEMBER = "coatnet_small_128"
 SERVER_CORE, CLIENT_CORE = 0, 1
 KEPT_SECONDS = 2
-PEAK_SECONDS, OVERLOAD_SECONDS, LEVEL_SECONDS = 10, 60, 20
+PEAK_SECONDS, OVERLOAD_SECONDS, LEVEL_SECONDS = 10, 60, 10
 
 
 @dataclass
@@ -163,12 +162,12 @@ async def measure(mode: str, started: dict, process: psutil.Process) -> None:
 
 
 def main() -> None:
-    mode = sys.argv[1]
+    mode, member, *options = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
-        Classifier(create_model(MEMBER)).save(Path(folder) / MEMBER)
-        command = [sys.executable, "-m", "coatnet", "serve", f"{folder}/{MEMBER}", "--port", "0", "--json"]
+        Classifier(create_model(member)).save(Path(folder) / member)
+        command = [sys.executable, "-m", "coatnet", "serve", f"{folder}/{member}", "--port", "0", "--json"]
         os.sched_setaffinity(0, {SERVER_CORE})
-        with subprocess.Popen([*command, *sys.argv[2:]], stdout=subprocess.PIPE, text=True) as server:
+        with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout
             try:
                 started = json.loads(server.stdout.readline())

@@ -49,15 +49,6 @@ ASKING = ("predict", "explain", "infer")
 """Endpoints that need the worker."""
 OPEN = ("health", "page")
 """Endpoints that need no token: probes have none, and the page must load to ask for it."""
-SECURITY_HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (
-        b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-]
 
 
 class Admission:
@@ -192,7 +183,7 @@ class _Request:
         if message["type"] == "http.response.start" and not self.is_gone:
             self._metrics.answers.labels(self.endpoint, message["status"]).inc()
             self._metrics.answer_seconds.labels(self.endpoint).observe(time.monotonic() - self._since)
-            headers = [*message.get("headers", []), *SECURITY_HEADERS]
+            headers = [*message.get("headers", []), (b"x-content-type-options", b"nosniff")]
             if self._is_cut_off:
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
@@ -205,7 +196,7 @@ class _Request:
     async def refuse(self, problem: Problem) -> None:
         """Answer with a problem."""
         self._metrics.problems.labels(problem.code).inc()
-        body = problem.body()
+        body = problem.body
         headers = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), **problem.headers}
         encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": problem.status, "headers": encoded})

@@ -41,6 +41,12 @@ GRADIENT_PASSES = 3 * 64
 backward."""
 LOOK_METHODS = (*METHODS, "attention")
 Place = Annotated[float, Query(ge=0, lt=1, description="A fraction of the image's height or width.")]
+PAGE_HEADERS = {
+    "cache-control": "no-cache",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
 PAGE_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
@@ -66,7 +72,7 @@ def create_app(state: State) -> Admission:
 def _add_errors(app: FastAPI, metrics: Metrics) -> None:
     def answer(problem: Problem) -> Response:
         metrics.problems.labels(problem.code).inc()
-        return Response(problem.body(), problem.status, problem.headers, MEDIA_TYPE)
+        return Response(problem.body, problem.status, problem.headers, MEDIA_TYPE)
 
     @app.exception_handler(ProblemError)
     async def problem(request: Request, error: ProblemError) -> Response:
@@ -222,7 +228,7 @@ def _add_page(app: FastAPI) -> None:
 
     def show(name: str) -> Response:
         kind = PAGE_TYPES[name.rpartition(".")[2]]
-        return Response(found[name], media_type=kind, headers={"cache-control": "no-cache"})
+        return Response(found[name], media_type=kind, headers=PAGE_HEADERS)
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:

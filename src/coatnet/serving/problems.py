@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from http import HTTPStatus
 from typing import Any
 
@@ -37,8 +38,9 @@ class Problem:
         title = HTTPStatus(self.status).phrase
         return {"type": "about:blank", "title": title, "status": self.status, "code": self.code, "detail": self.detail}
 
+    @cached_property
     def body(self) -> bytes:
-        """As JSON."""
+        """As JSON; kept, since a full queue is said many times a second."""
         return json.dumps(self.as_dict()).encode()
 
 

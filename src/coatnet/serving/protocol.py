@@ -81,7 +81,7 @@ class DeadlineProtocol(H11Protocol):
         """Answer, unless an answer has begun already, and close."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
             self._count(problem)
-            body = problem.body()
+            body = problem.body
             headers = [("content-type", MEDIA_TYPE), ("content-length", str(len(body))), ("connection", "close")]
             for event in (
                 h11.Response(status_code=problem.status, headers=headers),
