@@ -18,6 +18,7 @@ VERBS = {
     "evaluate": ("CLASSIFIER [DATA] [OPTIONS]", "Score a classifier on a data set."),
     "pack": ("DATA FOLDER [OPTIONS]", "Pack a data set into tar shards."),
     "predict": ("CLASSIFIER IMAGES... [OPTIONS]", "Name what is to be seen in images."),
+    "benchmark": ("NETWORK [OPTIONS]", "Measure how fast a network runs on this machine."),
     "compare": ("RUN RUN... [OPTIONS]", "Put runs side by side."),
     "doctor": ("PATH [DATA] [OPTIONS]", "Say what a checkpoint is, and what looks wrong with it."),
 }
