@@ -1,12 +1,13 @@
-"""Our CoAtNet against timm's MaxxVit of the same form, in turn in one process: images per second and their ratio.
+"""Our CoAtNet against timm's, all in turn in one process: images per second, and how many times as fast as each.
 
-python benchmarks/model_speed.py [--model coatnet_0] [--batch 8] [--rounds 7]
+python benchmarks/model_speed.py [--model coatnet_0] [--image-size 224] [--batch 16] [--rounds 5] [--what training]
+
+"Layer by layer" is without the lean forms of model/expanded.py. A member that timm does not have is only compared with
+itself. Ours and timm's share the form of GELU, erf; the paper's members have the other one, which is measured as well.
 """
 
 import argparse
 import dataclasses
-import statistics
-import time
 from collections.abc import Callable
 
 import timm
@@ -15,10 +16,12 @@ from timm.models.maxxvit import MaxxVit, model_cfgs
 from torch import nn
 
 from coatnet.model.family import create_model
+from coatnet.model.mbconv import MBConv
+from coatnet.runtime.timing import time_in_turn
 from coatnet.training.machine import keep_freed_memory
 
 
-def timm_paper_form(name: str) -> nn.Module:
+def timm_paper_form(name: str, size: int) -> nn.Module:
     config = model_cfgs[name]
     return MaxxVit(
         dataclasses.replace(
@@ -26,8 +29,20 @@ def timm_paper_form(name: str) -> nn.Module:
             conv_cfg=dataclasses.replace(config.conv_cfg, stride_mode="1x1", pool_type="max2"),
             transformer_cfg=dataclasses.replace(config.transformer_cfg, pool_type="max2"),
         ),
-        img_size=224,
+        img_size=size,
     )
+
+
+def layer_by_layer(name: str, size: int) -> nn.Module:
+    model = ours(name, size)
+    for block in model.modules():
+        if isinstance(block, MBConv):
+            block._trains_lean = lambda _: False
+    return model
+
+
+def ours(name: str, size: int, gelu: str = "erf") -> nn.Module:
+    return create_model(name, gelu=gelu, image_size=size)
 
 
 def inference(model: nn.Module, images: torch.Tensor, bfloat16: bool) -> Callable[[], None]:
@@ -53,40 +68,43 @@ def training(model: nn.Module, images: torch.Tensor, bfloat16: bool) -> Callable
     return run
 
 
-def in_turn(first: Callable[[], None], second: Callable[[], None], rounds: int) -> tuple[list[float], list[float]]:
-    times: tuple[list[float], list[float]] = ([], [])
-    for number in range(rounds + 2):
-        for run, kept in zip((first, second), times, strict=True):
-            started = time.perf_counter()
-            run()
-            if number >= 2:  # two rounds to warm up
-                kept.append(time.perf_counter() - started)
-    return times
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="coatnet_0")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--what", choices=["training", "inference"], default="training")
+    parser.add_argument("--no-float32", action="store_true")
+    parser.add_argument("--given-back", action="store_true", help="leave the C library to give memory back, as it does")
     arguments = parser.parse_args()
-    keep_freed_memory()
+    if not arguments.given_back:
+        keep_freed_memory()
     torch.manual_seed(0)
-    images = torch.randn(arguments.batch, 3, 224, 224).to(memory_format=torch.channels_last)
+    name, size = arguments.model, arguments.image_size
+    nchw = torch.randn(arguments.batch, 3, size, size)
+    nhwc = nchw.to(memory_format=torch.channels_last)
+    work = {"training": training, "inference": inference}[arguments.what]
     print(f"torch {torch.__version__}, timm {timm.__version__}, {torch.get_num_threads()} threads")
-    forms = {
-        "timm, paper's form": (timm_paper_form(arguments.model), create_model(arguments.model, gelu="erf")),
-        "timm as it ships": (timm.create_model(f"{arguments.model}_224"), create_model(arguments.model, gelu="erf")),
-    }
-    for what, work in (("inference", inference), ("training step", training)):
-        for precision in (False, True):
-            for peer, (theirs, ours) in forms.items():
-                theirs = theirs.to(memory_format=torch.channels_last)
-                runs = work(ours, images, precision), work(theirs, images, precision)
-                mine, other = (statistics.median(times) for times in in_turn(*runs, arguments.rounds))
-                name = f"{what}, {'bfloat16' if precision else 'float32'}, against {peer}"
-                rates = f"{arguments.batch / mine:.1f} against {arguments.batch / other:.1f} images/s"
-                print(f"{name}: {rates}, ratio {other / mine:.2f}", flush=True)
+    runs = {"ours, bfloat16": work(ours(name, size), nhwc, True)}
+    if arguments.what == "training":
+        runs["ours, bfloat16, layer by layer"] = work(layer_by_layer(name, size), nhwc, True)
+        runs["ours, bfloat16, tanh form of GELU"] = work(ours(name, size, "tanh"), nhwc, True)
+    if not arguments.no_float32:
+        runs["ours, float32"] = work(ours(name, size), nhwc, False)
+    if timm.is_model(f"{name}_224"):
+        shipped = timm.create_model(f"{name}_224", img_size=size)
+        runs["timm as shipped, float32"] = work(shipped, nchw, False)
+        fast = timm.create_model(f"{name}_224", img_size=size).to(memory_format=torch.channels_last)
+        runs["timm as shipped, bfloat16, channels-last"] = work(fast, nhwc, True)
+        paper = timm_paper_form(name, size).to(memory_format=torch.channels_last)
+        runs["timm, paper's form, bfloat16, channels-last"] = work(paper, nhwc, True)
+    timings = time_in_turn(runs, arguments.rounds)
+    best = timings["ours, bfloat16"]
+    for what, timing in timings.items():
+        rate = arguments.batch / timing.median
+        taken = f"{1000 * timing.median:.0f} ms, {rate:.2f} images/s"
+        print(f"{what}: {taken}, ours {timing.ratio_to(best):.2f} times as fast", flush=True)
 
 
 if __name__ == "__main__":

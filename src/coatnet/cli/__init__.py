@@ -23,6 +23,7 @@ VERBS = {
     "predict": ("CLASSIFIER IMAGES... [OPTIONS]", "Name what is to be seen in images."),
     "explain": ("CLASSIFIER IMAGES... [OPTIONS]", "Show what a classifier looked at."),
     "export": ("CLASSIFIER --format FORMAT [OPTIONS]", "Write a classifier for another runtime."),
+    "benchmark": ("NETWORK [OPTIONS]", "Measure how fast a network runs on this machine."),
     "serve": ("CLASSIFIER [OPTIONS]", "Answer over HTTP, with a page to try it."),
     "compare": ("RUN RUN... [OPTIONS]", "Put runs side by side."),
     "doctor": ("PATH [DATA] [OPTIONS]", "Say what a checkpoint is, and what looks wrong with it."),

@@ -16,6 +16,7 @@ from rich.text import Text
 from coatnet.data.samples import printable
 
 if TYPE_CHECKING:
+    from coatnet.benchmark.measure import Benchmark
     from coatnet.classifier.doctor import Examination
     from coatnet.cli.answers import Answer
     from coatnet.data.packing import Packed
@@ -204,6 +205,45 @@ def show_comparison(comparison: Comparison) -> None:
         for name, values in comparison.differences.items():
             settings.add_row(name, *(printable(value) for value in values))
         _print("", settings)
+
+
+def show_benchmark(result: Benchmark) -> None:
+    """Speed in each cell, where the time goes, and what the machine could do."""
+    height, width = result.image_size
+    title = f"{result.model}: {height} x {width} px, {result.multiply_adds / 1e9:,.3f} G multiply-adds"
+    table = _table(f"{title}; {result.device}, {result.threads} threads", "network", "runtime")
+    for heading in ("batch", "images/s", "median", "p95", "of ceiling", "times peer", "memory"):
+        table.add_column(heading, justify="right")
+    largest = max(one.batch_size for one in result.speeds)
+    for one in result.speeds:
+        times = result.times_peer(one)
+        own = one.model == result.model and one.batch_size == largest
+        table.add_row(
+            printable(one.model),
+            one.runtime,
+            str(one.batch_size),
+            f"{one.images_per_second:,.1f}",
+            f"{1000 * one.timing.median:,.1f} ms",
+            f"{1000 * one.timing.p95:,.1f} ms",
+            _percent(one.share_of_ceiling),
+            "" if times is None else f"{times:.2f}",
+            f"{result.memory[one.runtime] / 1e9:.2f} GB" if own else "",
+        )
+    _print(table)
+    if result.stages:
+        stages = _table(f"where {result.stage_runtime} spends a batch of {largest}", "part")
+        for heading in ("time", "share", "GFLOP/s"):
+            stages.add_column(heading, justify="right")
+        whole = sum(stage.seconds for stage in result.stages)
+        for stage in result.stages:
+            cells = (f"{1000 * stage.seconds:,.1f} ms", _percent(stage.seconds / whole), f"{stage.flops / 1e9:,.0f}")
+            stages.add_row(stage.name, *cells)
+        _print("", stages)
+    top = result.ceilings
+    products = f"{top.float32 / 1e9:,.0f} GFLOP/s in float32, {top.bfloat16 / 1e9:,.0f} in bfloat16"
+    _print("", f"ceilings: matrix product {products}; copy {top.copy / 1e9:,.1f} GB/s")
+    if result.peer:
+        _print(f"times peer: against the fastest runtime of {result.peer} at the same batch size, calls in turn")
 
 
 def show_examination(examination: Examination) -> None:

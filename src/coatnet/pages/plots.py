@@ -219,6 +219,30 @@ def histograms(path: Path, panels: Sequence[Bars]) -> None:
     _write(figure, path)
 
 
+def throughput(path: Path, series: Sequence[Series], title: str) -> None:
+    """Images per second against the batch size, which gets a logarithmic axis.
+
+    Args:
+        path: the PNG file to write.
+        series: at least one; x are batch sizes.
+        title: written above.
+    """
+    figure = _figure(7, 4.5)
+    axes = figure.subplots()
+    for position, one in enumerate(series):
+        _draw_line(axes, one, position)
+    sizes = sorted({size for one in series for size in one.x})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+    axes.minorticks_off()
+    axes.set(xlabel="batch size", ylabel="images per second")
+    axes.set_ylim(bottom=0)
+    axes.set_title(title, fontsize=10, parse_math=False)
+    for text in axes.legend(frameon=False).get_texts():
+        text.set_parse_math(False)
+    _write(figure, path)
+
+
 def mosaic(path: Path, images: Sequence[NDArray[np.uint8]], captions: Sequence[str], title: str) -> None:
     """Images in a grid, at most four in a row, each with its caption below.
 

@@ -1,0 +1,1 @@
+"""How fast a network runs here, beside timm's of the same name and the machine's own ceilings."""

@@ -1,0 +1,86 @@
+"""`coatnet benchmark`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from coatnet.benchmark.runtimes import choose_runtimes
+from coatnet.cli import tables
+from coatnet.cli.flags import parse_size
+from coatnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def benchmark(  # noqa: PLR0913 (flags)
+    network: str,
+    /,
+    *,
+    batch_sizes: Annotated[str, Parameter(metavar="N,N,...")] = "1,8",
+    runtimes: Annotated[str | None, Parameter(metavar="NAME,NAME,...")] = None,
+    rounds: Annotated[int, Parameter(validator=Number(gte=1))] = 20,
+    image_size: Annotated[str | None, Parameter(metavar="SIZE")] = None,
+    chart: Path | None = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+    device: str = "auto",
+) -> None:
+    """Measure how fast a network runs on this machine: images per second, latency, memory and where the time goes,
+    beside what the machine could do at best and timm's network of the same name, all in turn.
+
+    Args:
+        network: a member of the family, timm/NAME, a run folder or a classifier folder.
+        batch_sizes: images at once.
+        runtimes: of torch-float32, torch-bfloat16, compiled-float32 and compiled-bfloat16; default: the first two.
+        rounds: batches that are timed, of each runtime and batch size.
+        image_size: feed images at another size: 96, or 96x128 for height x width in pixels.
+        chart: PNG file to write: images per second against the batch size.
+        json: print one object instead of tables; seconds, bytes, and shares as fractions.
+        device: auto, cpu, cuda, cuda:N or mps.
+    """
+    sizes, names = _batch_sizes(batch_sizes), choose_runtimes(runtimes.split(",") if runtimes else ())
+    if chart is not None and chart.suffix != ".png":
+        raise ConfigError(f"--chart {chart} is no picture", "give a name that ends with .png")
+    asked = None if image_size is None else parse_size(image_size)
+    name, model, trained = _network(network)
+
+    from coatnet.benchmark.measure import benchmark as measure
+
+    result = measure(
+        name, model, batch_sizes=sizes, runtimes=names, rounds=rounds, image_size=asked or trained, device=device
+    )
+    if chart is not None:
+        from coatnet.benchmark.chart import draw
+
+        draw(result, chart)
+    tables.show_json(result.as_dict()) if json else tables.show_benchmark(result)
+    if chart is not None and not json:
+        tables.show_path("chart", chart)
+
+
+def _batch_sizes(text: str) -> tuple[int, ...]:
+    words = text.split(",")
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise ConfigError(f"--batch-sizes: {text!r:.60} is no list of numbers from 1 up", "write it as 1,8,32")
+    return tuple(dict.fromkeys(int(word) for word in words))
+
+
+def _network(word: str) -> tuple[str, nn.Module, tuple[int, int]]:
+    """What a word names: what to call it, the network, and the image size that it is fed at."""
+    from coatnet.model.family import FAMILY, create_model, member
+    from coatnet.model.guests import PREFIX
+
+    path = Path(word)
+    if not path.exists() and (word in FAMILY or word.startswith(PREFIX) or path.name == word):
+        side = member(word).image_size  # what is no member is told with the nearest ones
+        return word, create_model(word), (side, side)
+    from coatnet.classifier import Classifier
+    from coatnet.runtime.engines import TorchEngine
+
+    classifier = Classifier.load(path, "cpu")
+    assert isinstance(classifier.engine, TorchEngine)
+    return path.name, classifier.engine.model, classifier.preprocess.image_size
