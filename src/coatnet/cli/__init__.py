@@ -19,6 +19,7 @@ VERBS = {
     "pack": ("DATA FOLDER [OPTIONS]", "Pack a data set into tar shards."),
     "predict": ("CLASSIFIER IMAGES... [OPTIONS]", "Name what is to be seen in images."),
     "compare": ("RUN RUN... [OPTIONS]", "Put runs side by side."),
+    "properties": ("NETWORK... [OPTIONS]", "Measure equivariance, input-adaptivity and receptive field of networks."),
     "doctor": ("PATH [DATA] [OPTIONS]", "Say what a checkpoint is, and what looks wrong with it."),
 }
 """How each verb is used, and what it does: all that `coatnet --help` needs to know of it."""
