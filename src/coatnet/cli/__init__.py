@@ -26,6 +26,7 @@ VERBS = {
     "benchmark": ("NETWORK [OPTIONS]", "Measure how fast a network runs on this machine."),
     "serve": ("CLASSIFIER [OPTIONS]", "Answer over HTTP, with a page to try it."),
     "compare": ("RUN RUN... [OPTIONS]", "Put runs side by side."),
+    "properties": ("NETWORK... [OPTIONS]", "Measure equivariance, input-adaptivity and receptive field of networks."),
     "doctor": ("PATH [DATA] [OPTIONS]", "Say what a checkpoint is, and what looks wrong with it."),
 }
 """How each verb is used, and what it does: all that `coatnet --help` needs to know of it."""

@@ -55,6 +55,25 @@ def show_models(rows: Sequence[dict[str, Any]]) -> None:
     _print("Parameters with 1000 classes; multiply-adds for one image of that size. M is 10^6, G is 10^9.")
 
 
+def show_properties(rows: Sequence[dict[str, Any]]) -> None:
+    """What was measured of networks, a line for each."""
+    table = _table("Properties", "network")
+    for heading in ("error, stride", "error, pixels", "adaptivity", "field", "reached"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        errors = f"{row['error_at_stride']:.2g} ({row['stride']} px)", f"{row['error_at_pixels']:.3f}"
+        shares = _percent(row["receptive_field"]), _percent(row["reached"])
+        table.add_row(Text(row["name"]), *errors, f"{row['input_adaptivity']:.3f}", *shares)
+    _print(table, "")
+    _print(
+        "Error: how far features are from the shifted ones, shifted by the stride and by single pixels, relative to how"
+    )
+    _print(
+        "much they differ from place to place. Adaptivity to the input: 0 for fixed weights. Field: share of the image"
+    )
+    _print("that holds 90 % of the gradient of the centre; reached: share of the image that has any.")
+
+
 def show_published(rows: Sequence[dict[str, Any]]) -> None:
     """Published weights, with what they reach and how images are prepared for them."""
     table = _table("Published CoAtNets", "name")

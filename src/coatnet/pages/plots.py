@@ -141,6 +141,18 @@ def panels(path: Path, shown: Sequence[Panel]) -> None:
     _write(figure, path)
 
 
+def receptive_field(path: Path, gradient: NDArray[np.float64]) -> None:
+    """The gradient of one place for each pixel, `(H, W)`, not negative: black where there is none. The colours are
+    logarithmic over four decades, since it falls steeply."""
+    figure = _figure(4, 4)
+    axes = figure.subplots()
+    strongest = gradient.max() or 1.0
+    axes.imshow(np.log10(np.clip(gradient / strongest, 1e-4, 1)), cmap="inferno", vmin=-4, vmax=0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    _write(figure, path)
+
+
 def confusion(path: Path, matrix: NDArray[np.integer[Any]], class_names: Sequence[str]) -> None:
     """A confusion matrix, rows true and columns predicted, coloured by the fraction of the row.
 
