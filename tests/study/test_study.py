@@ -269,6 +269,8 @@ def test_config_errors_say_what_to_do(words, tmp_path, capsys) -> None:
 def test_sizes_follow_from_the_images() -> None:
     found = study_config(DataConfig(path="digits"))
     assert (found.image_size, found.budget, found.sizes) == (32, "3M", (32, 48))
+    families = study_config(DataConfig(path="digits"), experiments=("contenders",)).contenders
+    assert "timm/resnet50" in families
 
 
 def test_accuracy_at_a_loss_lies_between_evaluations() -> None:

@@ -21,6 +21,7 @@ from coatnet.data.sources import DataConfig, open_data
 from coatnet.errors import ConfigError
 from coatnet.frozen import Frozen, explain
 from coatnet.model.config import SMALLEST_IMAGE
+from coatnet.study.contenders import CONTENDERS
 from coatnet.training.look import look_at
 
 Experiment = Literal["generalization", "capacity", "transfer", "ablations", "contenders"]
@@ -91,7 +92,8 @@ class StudyConfig(Frozen):
     transfer_rates: Rates = Field((2e-5, 5e-5, 1.5e-4), min_length=1)
     """Transfer: learning rates that are tried, constant as in Table 10, around its 5e-5."""
     contenders: Words = ()
-    """Other networks to train beside the layouts: members, timm/NAME, vit_pytorch/NAME."""
+    """Other networks to train beside the layouts: members, timm/NAME, vit_pytorch/NAME. If the experiment is asked for
+    and none is named, one of each of five families."""
     batch_size: PositiveInt = 128
     """Images per step."""
     accumulate: PositiveInt | Literal["auto"] = 1
@@ -142,6 +144,8 @@ def study_config(data: DataConfig, **given: Any) -> StudyConfig:
         given["budget"] = "coatnet_0" if given["image_size"] >= 224 else "3M"
     if "sizes" not in given:
         given["sizes"] = (given["image_size"], round(given["image_size"] * 384 / 224 / 16) * 16)  # as in Table 2
+    if "contenders" in given.get("experiments", ()):
+        given.setdefault("contenders", CONTENDERS)
     try:
         return StudyConfig(data=data, **given)
     except ValidationError as error:
