@@ -52,11 +52,10 @@ async def ask(
     answers = batcher.ask([Item(image, wanted, deadline) for image in images])
     all_answered = asyncio.ensure_future(asyncio.wait(answers))
     gone = asyncio.ensure_future(request.receive())  # after the body comes nothing but the end of the connection
-    waited: set[asyncio.Future[Any]] = {all_answered, gone}
-    await asyncio.wait(waited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    pending: list[asyncio.Future[Any]] = [all_answered, gone, *answers]
+    await asyncio.wait(pending[:2], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     has_left, is_answered = gone.done(), all_answered.done()
-    asked: tuple[asyncio.Future[Any], ...] = (gone, all_answered, *answers)
-    for future in asked:
+    for future in pending:
         future.cancel()  # which does nothing to what is done
     if not is_answered:
         raise ProblemError(GONE if has_left else EXPIRED)
