@@ -93,7 +93,8 @@ def measure(data: str) -> tuple[TrainConfig, Measured]:
     def step(trainer: Trainer, batches: list[Batch]) -> object:
         if not bare:
             trainer.network, trainer.loss = clock.of(trainer.network), clock.of(trainer.loss)
-            trainer.state.optimizer.step = clock.of(trainer.state.optimizer.step)
+            optimizer = trainer.state.optimizer
+            optimizer.step, optimizer.zero_grad = clock.of(optimizer.step), clock.of(optimizer.zero_grad)
             torch.autograd.backward = clock.of(real[1])
             nn.utils.clip_grad_norm_ = clock.of(real[2])
             bare.append(Bare(config, batches[0], trainer.precision))
