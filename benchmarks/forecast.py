@@ -2,8 +2,7 @@
 
 python benchmarks/forecast.py NAME=DATA[:STEPS] ... > forecast.json
 
-Each forecast and each run has a process of its own; the forecast is made before and after the run, so that a machine
-whose speed changed meanwhile is seen.
+Each forecast and each run has a process of its own, on a machine that does nothing else.
 """
 
 import json
@@ -20,10 +19,10 @@ from coatnet.training import forecast, loop, memory
 kind, data, steps, out = sys.argv[1:]
 run = {"steps": int(steps)} if steps != "0" else {}
 flags = {"run": run, "data": {}, "model": {}, "optimizer": {}, "augmentation": {}}
-config = build_config(data, flags, Asked(init="none"))
+config, splits = build_config(data, flags, Asked(init="none"))
 started = time.perf_counter()
 if kind == "forecast":
-    told = forecast.forecast(config)
+    told = forecast.forecast(config, splits)
     print(json.dumps({"seconds": told.seconds, "memory": told.memory, "pace": told.pace, "prepared": told.preparation,
         "took": time.perf_counter() - started}))
 else:
@@ -34,7 +33,7 @@ else:
         report(*arguments)
         took.update(report=time.perf_counter() - begun, report_cpu=time.process_time() - computed)
     loop.report = timed
-    done = loop.train(config, out)
+    done = loop.train(config, out, splits=splits)
     steps = loop.RunFolder(done.folder).read_config().run.steps
     print(json.dumps({"seconds": time.perf_counter() - started, "steps": steps,
         "memory": memory.peak_memory(loop.find_device(config.run.device)), **took}))
@@ -52,8 +51,7 @@ def main() -> None:
         name, _, where = word.partition("=")
         data, _, steps = where.partition(":")
         with tempfile.TemporaryDirectory() as folder:
-            kinds = ("forecast", "run", "forecast")
-            told = [trial(kind, data, steps or "0", f"{folder}/run") for kind in kinds]
+            told = [trial(kind, data, steps or "0", f"{folder}/run") for kind in ("forecast", "run")]
         print(json.dumps({"name": name, "date": time.strftime("%F %T"), "trials": told}), flush=True)
 
 
