@@ -1,6 +1,7 @@
 """The description of the server is true: schemathesis asks what it allows and what it forbids."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,4 +30,4 @@ def test_every_operation(server, tmp_path, cases):
     env = {**os.environ, "PYTHONPATH": found}
     ran = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-2000:]
-    assert "No issues found" in ran.stdout, ran.stdout[-2000:]
+    assert re.search(r"(\d{3,}) generated, \1 passed", ran.stdout), ran.stdout[-2000:]
