@@ -1,15 +1,17 @@
 """What is measured is what was asked for, and its figures belong together."""
 
+import numpy as np
 import pytest
 
 from coatnet.benchmark.chart import draw
 from coatnet.benchmark.measure import Benchmark, Speed, benchmark, peer_of
-from coatnet.benchmark.runtimes import choose_runtimes, create_engine
+from coatnet.benchmark.runtimes import RUNTIMES, choose_runtimes, create_engine
 from coatnet.benchmark.stages import StageTime
 from coatnet.errors import ConfigError, MissingPartError
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import create_model, member
 from coatnet.model.size import model_size, part_sizes
+from coatnet.runtime.openvino_engine import has_bfloat16
 from coatnet.runtime.timing import Ceilings, Timing
 
 
@@ -117,7 +119,17 @@ def test_runtimes_are_known_names():
     assert "torch-float32" in error.value.hint
 
 
+@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if not name.startswith("compiled")])
+def test_each_runtime_runs_this_network(tiny_config, runtime):
+    if runtime == "openvino-bfloat16" and not has_bfloat16():
+        pytest.skip("this CPU has no bfloat16")
+    model, images = create_model(tiny_config).eval(), np.random.default_rng(0).normal(size=(2, 3, 48, 64))
+    exact = create_engine("torch-float32", model, "cpu", (48, 64)).logits(images.astype(np.float32))
+    found = create_engine(runtime, model, "cpu", (48, 64)).logits(images.astype(np.float32))
+    assert np.abs(found - exact).max() < (1e-4 if RUNTIMES[runtime] == "float32" else 0.05) * np.abs(exact).max()
+
+
 def test_compiling_without_a_compiler_is_a_missing_part(tiny_config, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(MissingPartError, match="there is no no-such-compiler"):
-        create_engine("compiled-float32", create_model(tiny_config), "cpu")
+        create_engine("compiled-float32", create_model(tiny_config), "cpu", (64, 64))

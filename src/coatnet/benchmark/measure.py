@@ -119,7 +119,8 @@ def benchmark(  # noqa: PLR0913 (keyword-only: what is varied)
         name: what to call it.
         model: what `create_model` gives.
         batch_sizes: images at once.
-        runtimes: of `RUNTIMES`. The peer runs as its users have it, on `TORCH`.
+        runtimes: of `RUNTIMES`. The peer runs as its users have it, on `TORCH`, and converted where ours is; it is not
+            compiled by torch, which takes minutes.
         rounds: counted batches of each.
         image_size: height and width in pixels; the config's own if not given.
         device: see `TorchEngine`.
@@ -140,7 +141,7 @@ def benchmark(  # noqa: PLR0913 (keyword-only: what is varied)
     memory = {}
     for runtime in runtimes:
         with watch_memory(place) as peak:
-            engines[name, runtime] = create_engine(runtime, model, device)
+            engines[name, runtime] = create_engine(runtime, model, device, (height, width))
             engines[name, runtime].logits(largest)
         memory[runtime] = peak.growth
     costs = {name: model_size(config, height, width).multiply_adds}
@@ -148,7 +149,9 @@ def benchmark(  # noqa: PLR0913 (keyword-only: what is varied)
     if peer is not None:
         rival = create_model(peer, num_classes=config.num_classes)
         costs[peer] = model_size(config_of(rival)).multiply_adds
-        engines.update({(peer, runtime): create_engine(runtime, rival, device) for runtime in TORCH})
+        for runtime in dict.fromkeys((*TORCH, *runtimes)):
+            if not runtime.startswith("compiled"):
+                engines[peer, runtime] = create_engine(runtime, rival, device, (height, width))
     precision = RUNTIMES[runtimes[-1]]
     return Benchmark(
         model=name,

@@ -35,14 +35,15 @@ def benchmark(  # noqa: PLR0913 (flags)
     Args:
         network: a member of the family, timm/NAME, a run folder or a classifier folder.
         batch_sizes: images at once.
-        runtimes: of torch-float32, torch-bfloat16, compiled-float32 and compiled-bfloat16; default: the first two.
+        runtimes: of torch-float32, torch-bfloat16, compiled-float32, compiled-bfloat16, onnx-float32, openvino-float32
+            and openvino-bfloat16; default: torch's, and what predict would take here.
         rounds: batches that are timed, of each runtime and batch size.
         image_size: feed images at another size: 96, or 96x128 for height x width in pixels.
         chart: PNG file to write: images per second against the batch size.
         json: print one object instead of tables; seconds, bytes, and shares as fractions.
         device: auto, cpu, cuda, cuda:N or mps.
     """
-    sizes, names = _batch_sizes(batch_sizes), choose_runtimes(runtimes.split(",") if runtimes else ())
+    sizes, names = _batch_sizes(batch_sizes), choose_runtimes(runtimes.split(",") if runtimes else (), device)
     if chart is not None and chart.suffix != ".png":
         raise ConfigError(f"--chart {chart} is no picture", "give a name that ends with .png")
     asked = None if image_size is None else parse_size(image_size)
