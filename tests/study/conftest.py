@@ -34,9 +34,10 @@ def networks(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def words(networks):
-    """`coatnet study` with flags that may be changed: of each experiment 2 trials and 2 results for each network."""
+    """`coatnet study` with flags that may be changed: 2 trials and 2 results for each network."""
     flags = {
-        "networks": str(networks), "layouts": "CCCT,CCTT", "fractions": "0.1", "steps": "3", "passes": "0.05",
+        "experiments": "generalization", "networks": str(networks), "layouts": "CCCT,CCTT", "fractions": "0.1",
+        "steps": "3", "passes": "0.05",
         "seeds": "2", "rates": "1e-3,3e-3", "batch-size": "16", "evaluations": "3", "train-sample": "20",
         "workers": "0", "device": "cpu", "precision": "float32",
     }  # fmt: skip

@@ -24,7 +24,6 @@ from coatnet.training.folder import RunFolder
 from coatnet.training.log import read_metrics
 
 UNTIMED = ("seconds", "images_per_second")
-SETTINGS = (("generalization", 0.1), ("capacity", 0.05))
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +49,15 @@ def written(folder: StudyFolder) -> dict[Path, int]:
 def test_the_plan_has_every_run_once_and_in_order(done) -> None:
     runs = plan(done.read())
     names = [run.name for run in runs]
-    assert len(set(names)) == len(names) == 2 * 2 * 2 + 2 * 2 * 2  # experiments x layouts x (rates, then seeds)
+    assert len(set(names)) == len(names) == 2 * 2 + 2 * 2  # layouts x (rates, then seeds)
     for position, run in enumerate(runs):
         assert all(names.index(need) < position for need in run.needs)
         if run.rate is None:
             assert {by for by in run.needs} == {n for n in names if n.startswith(f"{run.experiment}/{run.arm}/rate")}
     assert {run.seed for run in runs if run.rate is not None} == {TRIAL_SEED}
-    assert [run.rate is None for run in runs] == [False] * 8 + [True] * 8
-    results = [(run.experiment, run.setting, run.seed, run.arm) for run in runs if run.rate is None]
-    assert results == [(e, s, seed, arm) for e, s in SETTINGS for seed in (0, 1) for arm in ("CCCT", "CCTT")]
+    assert [run.rate is None for run in runs] == [False] * 4 + [True] * 4
+    results = [(run.seed, run.arm) for run in runs if run.rate is None]
+    assert results == [(seed, arm) for seed in (0, 1) for arm in ("CCCT", "CCTT")]
 
 
 def test_runs_are_what_the_paper_says(done) -> None:
@@ -69,7 +68,7 @@ def test_runs_are_what_the_paper_says(done) -> None:
         assert config.augmentation == type(config.augmentation)()
         assert (config.optimizer.weight_decay, config.optimizer.ema) == (0, 0)
         assert config.model.stochastic_depth == 0
-        assert config.run.steps == 3 if run.experiment == "generalization" else 4
+        assert config.run.steps == 3
     by_arm = [run_config(study, run, 1.0).data for run in plan(study) if run.name.endswith("0.1/seed-0")]
     assert by_arm[0] == by_arm[1]
     other = run_config(study, next(run for run in plan(study) if run.name.endswith("0.1/seed-1")), 1.0).data
@@ -93,7 +92,7 @@ def test_the_rate_is_that_of_the_best_trial_on_validation(done) -> None:
 
 def test_results_are_those_of_the_runs(done) -> None:
     results = read_results(done, done.read())
-    assert [one.run.rate for one in results] == [None] * 8
+    assert [one.run.rate for one in results] == [None] * 4
     for one in results:
         folder = RunFolder(done.path / "runs" / one.run.name)
         assert one.top1 == json.loads(folder.evaluation.read_text())["top1"]
@@ -107,12 +106,12 @@ def test_results_are_those_of_the_runs(done) -> None:
 
 def test_the_report_holds_all_it_promises(done) -> None:
     rows = numbers(done)
-    assert len(rows) == 8
+    assert len(rows) == 4
     page = (done.report / "report.html").read_text()
     assert "CCCT &gt;= CCTT" in page
     assert "Table 4" in (done.report / "costs.csv").read_text()
     pictures = {path.stem for path in done.report.glob("*.png")}
-    assert pictures == {"generalization_0.1", "capacity_0.05", "costs"}
+    assert pictures == {"generalization_0.1", "costs"}
     assert pictures < {path.stem for path in done.report.glob("*.csv")}
     with (done.report / "verdicts.csv").open() as file:
         verdicts = list(csv.DictReader(file))
@@ -137,7 +136,7 @@ def test_another_study_is_not_mixed_in_but_one_may_grow(done, words, capsys) -> 
     assert "another steps: 3" in capsys.readouterr().err
     stored, text = done.read().config, done.study.read_text()
     grown = StudyFolder(done.path).claim(stored.replace(seeds=3))
-    assert len(plan(grown)) == 20
+    assert len(plan(grown)) == 10
     moved = stored.replace(experiments=("capacity", "transfer"), target=stored.data, transferred=("CCTT",), sizes=(48,))
     assert len(plan(done.claim(moved))) == 8 + 3 + 2  # three rates that are tried
     with pytest.raises(ConfigError, match="another sizes"):
@@ -168,8 +167,8 @@ def test_plan_as_json_and_one_run_by_number(done, words, tmp_path, capsys) -> No
 def test_killed_and_started_again_it_does_what_is_missing(done, words, tmp_path) -> None:
     """Killed three times, at moments that differ; the results are those of the undisturbed study."""
     folder = StudyFolder(tmp_path / "killed")
-    flags = words(out=str(folder.path), experiments="generalization")
-    runs = [run for run in plan(done.read()) if run.experiment == "generalization"]
+    flags = words(out=str(folder.path))
+    runs = plan(done.read())
     for wanted in (runs[1], runs[4], runs[-1]):
         with start(flags) as process:
             metrics = folder.run(wanted.name).metrics
@@ -182,7 +181,7 @@ def test_killed_and_started_again_it_does_what_is_missing(done, words, tmp_path)
     assert main(flags) == 0
     assert kept
     assert {path: written(folder)[path] for path in kept} == kept
-    assert numbers(folder) == [row for row in numbers(done) if row["experiment"] == "generalization"]
+    assert numbers(folder) == numbers(done)
 
 
 @pytest.mark.slow
@@ -202,14 +201,14 @@ def test_transfer_and_ablations_are_in_the_report(words, tmp_path) -> None:
 @pytest.mark.slow
 def test_two_at_once_share_the_work(done, words, tmp_path) -> None:
     folder = StudyFolder(tmp_path / "shared")
-    flags = words(out=str(folder.path), experiments="generalization")
+    flags = words(out=str(folder.path))
     assert main([*flags, "--plan", "--json"]) == 0
     both = [start(flags) for _ in range(2)]
     told = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     names = [run.name for run in plan(folder.read())]
     assert sorted(line for text in told for line in text.splitlines() if line in names) == sorted(names)
-    assert numbers(folder) == [row for row in numbers(done) if row["experiment"] == "generalization"]
+    assert numbers(folder) == numbers(done)
 
 
 def start(flags: list[str]) -> subprocess.Popen[str]:
@@ -244,7 +243,7 @@ def test_transfer_and_ablations_start_from_runs_of_their_own_kind(networks) -> N
     assert (changed.preprocess.image_size, changed.model.image_size) == ((48, 48), 32)
     assert changed.optimizer.final_learning_rate == changed.optimizer.learning_rate == 5e-5
     variants = [arm for arm in study.arms if arm.kind == "ablation"]
-    assert {arm.table for arm in variants} >= {"Table 6", "Table 8", "Table 9"}  # two blocks cannot be split otherwise
+    assert {arm.table for arm in variants} >= {"Table 6", "Table 8", "Table 9"}  # no blocks to divide otherwise
     assert all(arm.config != study.arm("CCTT").config for arm in variants)
     for arm in variants:
         run = runs[f"ablations/{re.sub(r'[ ,]+', '-', arm.name)}/1/seed-0"]
@@ -259,7 +258,7 @@ def test_config_errors_say_what_to_do(words, tmp_path, capsys) -> None:
         ({"epochs": "2"}, "--steps"),
         ({"fractions": "0.1,1.5"}, "fractions"),
         ({"budget": "3M"}, "--networks"),
-        ({"only": "99"}, "0 to 15"),
+        ({"only": "99"}, "0 to 7"),
     ):
         assert main(words(out=str(tmp_path / "new"), **flags)) == 2
         assert message in capsys.readouterr().err

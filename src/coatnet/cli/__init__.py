@@ -14,9 +14,6 @@ VERBS = {
     "scan": ("DATA [OPTIONS]", "Look at a data set before anything is trained on it."),
     "train": ("DATA [OPTIONS]", "Train a classifier from a folder of images."),
     "tune": ("DATA [OPTIONS]", "Find good settings for a data set by short runs."),
-    "study": ("DATA [OPTIONS]", "Ask which stages should convolve and which attend: train layouts of one size."),
-    "study report": ("FOLDER [OPTIONS]", "Gather a study's runs: tables, figures, verdicts."),
-    "study advise": ("DATA [OPTIONS]", "Say which layout to use within a latency or a size on this machine."),
     "resume": ("RUN", "Go on with a run that stopped."),
     "evaluate": ("CLASSIFIER [DATA] [OPTIONS]", "Score a classifier on a data set."),
     "pack": ("DATA FOLDER [OPTIONS]", "Pack a data set into tar shards."),
@@ -28,6 +25,9 @@ VERBS = {
     "compare": ("RUN RUN... [OPTIONS]", "Put runs side by side."),
     "properties": ("NETWORK... [OPTIONS]", "Measure equivariance, input-adaptivity and receptive field of networks."),
     "doctor": ("PATH [DATA] [OPTIONS]", "Say what a checkpoint is, and what looks wrong with it."),
+    "study": ("DATA [OPTIONS]", "Ask which stages should convolve and which attend: train layouts of one size."),
+    "study report": ("FOLDER [OPTIONS]", "Gather a study's runs: tables, figures, verdicts."),
+    "study advise": ("DATA [OPTIONS]", "Say which layout to use within a latency or a size on this machine."),
 }
 """How each verb is used, and what it does: all that `coatnet --help` needs to know of it."""
 

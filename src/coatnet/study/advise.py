@@ -101,15 +101,14 @@ def advise(data: DataConfig, limit: Limit, study: StudyFolder | None = None, dev
     beyond = "there is no member of this image size"
     for name in members:
         config = _of_layout(layout, name, size, len(train.class_names))
-        parameters, latency = model_size(config).parameters, None
+        parameters = model_size(config).parameters
+        latency = None if limit.latency is None else measure_latency(config, device)
         if limit.parameters is not None and parameters > limit.parameters:
             beyond = f"{name} has {parameters / 1e6:.2f} M parameters"
             break
-        if limit.latency is not None:
-            latency = measure_latency(config, device)
-            if latency > limit.latency:
-                beyond = f"{name} takes {1000 * latency:.1f} ms"
-                break
+        if limit.latency is not None and latency is not None and latency > limit.latency:
+            beyond = f"{name} takes {1000 * latency:.1f} ms"
+            break
         fitting = name, config, latency
     if fitting is None:
         raise ConfigError(f"no network is within this limit: {beyond}", "allow more, or export to a faster engine")
