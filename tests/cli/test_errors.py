@@ -16,7 +16,7 @@ from coatnet.cli.errors import exit_code, tell
 # What was typed -> exit code and words that the message or the hint must hold. Nothing of this needs torch.
 WITHOUT_TORCH = {
     "traim": (2, "'traim'", "coatnet train"),
-    "xyzzy": (2, "'xyzzy'", "models, scan, train, tune, study"),
+    "xyzzy": (2, "'xyzzy'", "models, scan, train, tune, resume, evaluate, pack, predict"),
     "--verbos": (2, "--verbos"),
     "models --jsn": (2, "--jsn", "--json"),
     "models now": (2, "now"),
