@@ -141,7 +141,7 @@ def panels(path: Path, shown: Sequence[Panel]) -> None:
     _write(figure, path)
 
 
-def receptive_field(path: Path, gradient: NDArray[np.float64]) -> None:
+def receptive_field(path: Path, gradient: NDArray[np.float32]) -> None:
     """The gradient of one place for each pixel, `(H, W)`, not negative: black where there is none. The colours are
     logarithmic over four decades, since it falls steeply."""
     figure = _figure(4, 4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from coatnet.errors import ConfigError
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import FAMILY, create_model
 from coatnet.model.size import model_size
+from coatnet.runtime.timing import time_in_turn
 from coatnet.study.analysis import means, of, settings, values
 from coatnet.study.config import study_config
 from coatnet.study.folder import StudyFolder
@@ -132,14 +132,11 @@ def measure_latency(config: CoAtNetConfig, device: str = "auto") -> float:
     engine = TorchEngine(create_model(config), device)
     image = np.zeros((1, config.input_channels, config.image_size, config.image_size), np.float32)
 
-    def timed() -> float:
-        started = time.perf_counter()
-        engine.logits(image)
-        return time.perf_counter() - started
-
-    for _ in range(UNTIMED):
-        timed()
-    return max(float(np.median([timed() for _ in range(TIMED)])) for _ in range(ROUNDS))
+    timings = [
+        time_in_turn({"network": lambda: engine.logits(image)}, TIMED, warm_up=0 if number else UNTIMED)
+        for number in range(ROUNDS)
+    ]
+    return max(timing["network"].median for timing in timings)
 
 
 def _of_layout(layout: str, member: str, size: int, num_classes: int) -> CoAtNetConfig:

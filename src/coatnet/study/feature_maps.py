@@ -25,11 +25,11 @@ def feature_map(model: nn.Module, images_BCHW: Tensor) -> Tensor:
         ConfigError: a guest that keeps no map.
     """
     if isinstance(model, CoAtNet):
-        return _input_of(model.head, model, images_BCHW).permute(0, 3, 1, 2)
+        return _around(model.head, model, images_BCHW)[0].permute(0, 3, 1, 2)
     guest: Any = model
     name = type(model).__name__
     if isinstance(getattr(model, "transformer", None), nn.Module):  # vit-pytorch
-        features = _output_of(guest.transformer, model, images_BCHW)
+        features = _around(guest.transformer, model, images_BCHW)[1]
     elif callable(getattr(model, "forward_features", None)):  # timm
         features = guest.forward_features(images_BCHW)
     else:
@@ -49,19 +49,10 @@ def _laid_out(tokens_BNC: Tensor, name: str) -> Tensor:
     return tokens_BNC[:, num_tokens - side**2 :].transpose(1, 2).reshape(len(tokens_BNC), -1, side, side)
 
 
-def _input_of(part: nn.Module, model: nn.Module, images_BCHW: Tensor) -> Tensor:
-    seen: list[Tensor] = []
-    handle = part.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        model(images_BCHW)
-    finally:
-        handle.remove()
-    return seen[0]
-
-
-def _output_of(part: nn.Module, model: nn.Module, images_BCHW: Tensor) -> Tensor:
-    seen: list[Tensor] = []
-    handle = part.register_forward_hook(lambda _, inputs, output: seen.append(output))
+def _around(part: nn.Module, model: nn.Module, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """What goes into a part of the network, and what comes out of it."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    handle = part.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
     try:
         model(images_BCHW)
     finally:

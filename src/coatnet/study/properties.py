@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coatnet.errors import ConfigError
+from coatnet.explanation.receptive_field import effective_receptive_field
 from coatnet.frozen import Frozen
 from coatnet.study.feature_maps import feature_map
 from coatnet.study.torus import on_a_torus
@@ -61,7 +62,7 @@ class Measured(NamedTuple):
     """The properties and the picture of the receptive field."""
 
     properties: Properties
-    gradient: NDArray[np.float64]
+    gradient: NDArray[np.float32]
     """`(H, W)`: gradient of the feature at the centre for each pixel, absolute, mean over images."""
 
 
@@ -185,25 +186,24 @@ def _operators(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return operators
 
 
-def centre_gradient(model: nn.Module, images: Tensor, generator: torch.Generator) -> NDArray[np.float64]:
+def centre_gradient(model: nn.Module, images: Tensor, generator: torch.Generator) -> NDArray[np.float32]:
     """Gradient of the feature at the centre, `(H, W)`; channels are added with random signs, since the plain sum of
     what a layer norm gives is constant."""
-    images = images.clone().requires_grad_()
-    features = feature_map(model, images)
-    signs = torch.randint(0, 2, features.shape[1:2], generator=generator).double() * 2 - 1
-    centre = features[:, :, features.shape[2] // 2, features.shape[3] // 2]
-    (gradient,) = torch.autograd.grad((centre * signs).sum(), images)
-    picture: NDArray[np.float64] = gradient.abs().sum(1).mean(0).numpy()
-    return picture
+
+    def signed(images: Tensor) -> Tensor:
+        features_BHWC = feature_map(model, images).permute(0, 2, 3, 1)
+        return features_BHWC * (torch.randint(0, 2, features_BHWC.shape[3:], generator=generator).double() * 2 - 1)
+
+    return effective_receptive_field(signed, images)
 
 
-def share_holding(gradient: NDArray[np.float64], held: float) -> float:
+def share_holding(gradient: NDArray[np.float32], held: float) -> float:
     """Least share of the pixels that holds a share of the gradient."""
     falling = np.sort(gradient.ravel())[::-1]
     return float((np.searchsorted(np.cumsum(falling), held * falling.sum()) + 1) / falling.size)
 
 
-def _box_share(gradient: NDArray[np.float64]) -> float:
+def _box_share(gradient: NDArray[np.float32]) -> float:
     rows, columns = np.nonzero(gradient)
     return float((np.ptp(rows) + 1) * (np.ptp(columns) + 1) / gradient.size) if len(rows) else 0.0
 

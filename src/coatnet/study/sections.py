@@ -15,6 +15,9 @@ from coatnet.study.published import TABLE_2
 from coatnet.study.results import Gathered, Result
 from coatnet.study.statistics import Interval, paired
 
+_Column = tuple[str, Callable[[Interval], str], Mapping[str, BySeed]]
+"""Heading, how a mean is written, and the numbers of each network by seed."""
+
 
 def generalization(found: Gathered, place: Path) -> Iterator[Section]:
     """What was learned from little: for each data size the curves, and how far evaluation is behind training."""
@@ -23,19 +26,13 @@ def generalization(found: Gathered, place: Path) -> Iterator[Section]:
         some = of(results, "generalization", setting)
         name = setting_in_words(found, "generalization", setting)
         picture = figures.curves(place, f"generalization_{setting:g}", some, f"Generalization, {name}.")
-        columns: dict[str, Callable[[Interval], str]] = {
-            "final accuracy, %": _per_cent,
-            "validation accuracy at equal training loss, %": _per_cent,
-            "training less validation accuracy, points": in_points,
-            "final training loss": _plain,
-        }
-        numbers = (
-            values(some, lambda one: one.top1),
-            at_equal_loss(some),
-            values(some, lambda one: one.gap),
-            values(some, lambda one: one.last.train_loss),
-        )
-        yield _measured(f"Generalization: {name}", some, dict(zip(columns.items(), numbers, strict=True)), picture)
+        columns: list[_Column] = [
+            ("final accuracy, %", _per_cent, values(some, lambda one: one.top1)),
+            ("validation accuracy at equal training loss, %", _per_cent, at_equal_loss(some)),
+            ("training less validation accuracy, points", in_points, values(some, lambda one: one.gap)),
+            ("final training loss", _plain, values(some, lambda one: one.last.train_loss)),
+        ]
+        yield _measured(f"Generalization: {name}", some, columns, picture)
 
 
 def capacity(found: Gathered, place: Path) -> Iterator[Section]:
@@ -45,32 +42,22 @@ def capacity(found: Gathered, place: Path) -> Iterator[Section]:
         some = of(results, "capacity", setting)
         name = setting_in_words(found, "capacity", setting)
         picture = figures.curves(place, f"capacity_{setting:g}", some, f"Capacity, {name}.")
-        columns: dict[str, Callable[[Interval], str]] = {
-            "final training loss": _plain,
-            "accuracy on training images, %": _per_cent,
-            "final accuracy, %": _per_cent,
-        }
-        numbers = (
-            values(some, lambda one: one.last.train_loss),
-            values(some, lambda one: one.last.train_top1),
-            values(some, lambda one: one.top1),
-        )
-        yield _measured(f"Capacity: {name}", some, dict(zip(columns.items(), numbers, strict=True)), picture)
+        columns: list[_Column] = [
+            ("final training loss", _plain, values(some, lambda one: one.last.train_loss)),
+            ("accuracy on training images, %", _per_cent, values(some, lambda one: one.last.train_top1)),
+            ("final accuracy, %", _per_cent, values(some, lambda one: one.top1)),
+        ]
+        yield _measured(f"Capacity: {name}", some, columns, picture)
 
 
-def _measured(
-    title: str,
-    results: Sequence[Result],
-    columns: Mapping[tuple[str, Callable[[Interval], str]], Mapping[str, BySeed]],
-    picture: Picture,
-) -> Section:
+def _measured(title: str, results: Sequence[Result], columns: Sequence[_Column], picture: Picture) -> Section:
     """A section with the curves, and a table with a row for each network."""
     rows = []
     for arm in dict.fromkeys(one.run.arm for one in results):
         own = [one for one in results if one.run.arm == arm]
-        told = [show(means(numbers)[arm]) for (_, show), numbers in columns.items()]
+        told = [show(means(numbers)[arm]) for _, show, numbers in columns]
         rows.append((arm, *told, f"{own[0].rate:g}", str(len(own))))
-    headings = ("network", *(heading for heading, _ in columns), "learning rate", "seeds")
+    headings = ("network", *(heading for heading, _, _ in columns), "learning rate", "seeds")
     caption = "Means and 95 % t intervals over the seeds."
     return Section(title=title, pictures=[picture], tables=[Table(columns=headings, rows=rows, caption=caption)])
 
