@@ -45,7 +45,7 @@ def evaluate(  # noqa: PLR0913 (flags)
         device: auto, cpu, cuda, cuda:N or mps.
         runtime: what computes; auto takes the fastest that is installed, and says which. A classifier is converted for
             it once.
-        precision: of the forward pass; auto takes bfloat16 where OpenVINO runs, the CPU has it, and its error is small.
+        precision: of the forward pass; auto takes bfloat16 where the CPU multiplies it and its error was found small.
     """
     size = None if image_size is None else parse_size(image_size)
     config, record = data_of(classifier, data), split_of(classifier)

@@ -12,9 +12,10 @@ import torch
 from coatnet.classifier import Classifier
 from coatnet.data.loader import TrainingStream
 from coatnet.data.sources import Splits
-from coatnet.errors import ConfigError, MissingPartError
+from coatnet.errors import ConfigError
 from coatnet.evaluation.evaluate import evaluate
 from coatnet.ranks import from_main, world_size
+from coatnet.runtime.compiled_engine import check_compiler
 from coatnet.runtime.engines import TorchEngine
 from coatnet.training.config import RunConfig, TrainConfig
 from coatnet.training.length import Pace, resolve_length, set_pace
@@ -54,22 +55,6 @@ def check_machine(run: RunConfig, device: torch.device) -> None:
         raise ConfigError(f"sync_batch_norm joins several GPUs, and this is {several}", "leave it out")
     if run.compile:
         check_compiler(device)
-
-
-def check_compiler(device: torch.device) -> None:
-    """See that torch.compile works here, on one line of code.
-
-    Raises:
-        MissingPartError: it does not.
-    """
-    try:
-        torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
-    except Exception as error:  # the compiler's own, torch's of many kinds, the system's
-        said = str(error).strip().partition("\n")[0]
-        raise MissingPartError(
-            f"compile is asked for, and torch.compile does not work here: {said}",
-            "install a C++ compiler such as g++, for a GPU triton too; or leave compile out",
-        ) from None
 
 
 def prepare(config: TrainConfig, device: torch.device, splits: Splits) -> Start:
