@@ -4,10 +4,13 @@ python benchmarks/model_speed.py [--model coatnet_0] [--image-size 224] [--batch
 
 "Layer by layer" is without the lean forms of model/expanded.py. A member that timm does not have is only compared with
 itself. Ours and timm's share the form of GELU, erf; the paper's members have the other one, which is measured as well.
+All take the memory setting of `coatnet train`, but for timm as its users have it, which is a process of its own.
 """
 
 import argparse
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable
 
 import timm
@@ -68,6 +71,22 @@ def training(model: nn.Module, images: torch.Tensor, bfloat16: bool) -> Callable
     return run
 
 
+def in_a_process_of_its_own() -> Callable[[], None]:
+    """timm as shipped in float32, with the C library as it is: `--on-demand` there, a line for each step here."""
+    words = [sys.executable, __file__, *sys.argv[1:], "--on-demand", "--given-back"]
+    child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    ask, answers = child.stdin, child.stdout
+
+    def run() -> None:
+        ask.write("step\n")
+        ask.flush()
+        answers.readline()
+
+    return run
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="coatnet_0")
@@ -77,6 +96,7 @@ def main() -> None:
     parser.add_argument("--what", choices=["training", "inference"], default="training")
     parser.add_argument("--no-float32", action="store_true")
     parser.add_argument("--given-back", action="store_true", help="leave the C library to give memory back, as it does")
+    parser.add_argument("--on-demand", action="store_true", help="timm's steps in float32, one for each line of input")
     arguments = parser.parse_args()
     if not arguments.given_back:
         keep_freed_memory()
@@ -85,6 +105,12 @@ def main() -> None:
     nchw = torch.randn(arguments.batch, 3, size, size)
     nhwc = nchw.to(memory_format=torch.channels_last)
     work = {"training": training, "inference": inference}[arguments.what]
+    if arguments.on_demand:
+        step = work(timm.create_model(f"{name}_224", img_size=size), nchw, False)
+        for _ in sys.stdin:
+            step()
+            print("done", flush=True)
+        return
     print(f"torch {torch.__version__}, timm {timm.__version__}, {torch.get_num_threads()} threads")
     runs = {"ours, bfloat16": work(ours(name, size), nhwc, True)}
     if arguments.what == "training":
@@ -95,6 +121,7 @@ def main() -> None:
     if timm.is_model(f"{name}_224"):
         shipped = timm.create_model(f"{name}_224", img_size=size)
         runs["timm as shipped, float32"] = work(shipped, nchw, False)
+        runs["timm as its users have it, float32"] = in_a_process_of_its_own()
         fast = timm.create_model(f"{name}_224", img_size=size).to(memory_format=torch.channels_last)
         runs["timm as shipped, bfloat16, channels-last"] = work(fast, nhwc, True)
         paper = timm_paper_form(name, size).to(memory_format=torch.channels_last)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from coatnet.errors import MissingPartError
 from coatnet.runtime.compiled_engine import CompiledEngine
 from coatnet.runtime.engines import TorchEngine
 from runtime.test_folding import FORMS, lively
@@ -17,3 +18,12 @@ def test_compiled_logits():
     np.testing.assert_allclose(CompiledEngine(model, "cpu").logits(images), expected, atol=1e-4)
     rounded = CompiledEngine(model, "cpu", "bfloat16").logits(images)
     assert 0 < np.abs(rounded - expected).max() < 0.1 * expected.std()
+
+
+def test_without_a_compiler_it_is_a_missing_part(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(
+        MissingPartError, match=r"torch\.compile does not work here: there is no no-such-compiler"
+    ) as error:
+        CompiledEngine(lively(FORMS["paper"]), "cpu")
+    assert "install a C++ compiler" in error.value.hint

@@ -23,7 +23,7 @@ def test_without_a_compiler_it_is_said_in_one_line(tmp_path: Path) -> None:
     )
     assert done.returncode == 5, done.stderr
     message, hint = done.stderr.splitlines()[-2:]
-    assert message.startswith("coatnet: compile is asked for, and torch.compile does not work here: ")
+    assert message.startswith("coatnet: torch.compile does not work here: there is no g++")
     assert hint.startswith("  hint: install a C++ compiler")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()

@@ -5,17 +5,14 @@ Importing this file imports no torch.
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from coatnet.errors import ConfigError, MissingPartError
+from coatnet.errors import ConfigError
 from coatnet.runtime.choice import choose_runtime
-from coatnet.runtime.engines import Engine, Precision, TorchEngine, find_device
+from coatnet.runtime.engines import Engine, Precision, TorchEngine
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,7 +68,6 @@ def create_engine(runtime: str, model: nn.Module, device: str, image_size: tuple
     if kind == "torch":
         return TorchEngine(model, device, precision)
     if kind == "compiled":
-        _check_compiler(device)
         from coatnet.runtime.compiled_engine import CompiledEngine
 
         return CompiledEngine(model, device, precision)
@@ -90,14 +86,3 @@ def _converted(kind: str, model: nn.Module, precision: Precision, image_size: tu
             return OnnxEngine(path)
         convert(form, "openvino", shape, path := Path(folder) / "network.xml")
         return OpenVinoEngine(path, precision)
-
-
-def _check_compiler(device: str) -> None:
-    """torch compiles for a CPU with the system's C++ compiler: CXX, else its usual name."""
-    if find_device(device).type != "cpu":
-        return
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(compiler) is None:
-        raise MissingPartError(
-            f"torch compiles with a C++ compiler, and there is no {compiler}", "install it, or choose other --runtimes"
-        )

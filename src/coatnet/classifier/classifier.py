@@ -200,8 +200,9 @@ class Classifier:
         Args:
             path: a classifier folder, a run folder that holds one, or the folder of an artefact.
             device: see `TorchEngine`; the other runtimes run on the CPU.
-            precision: `auto` is bfloat16 where OpenVINO runs, the CPU has it, and its error was found small when the
-                network was converted; else float32. The proof of a classifier folder is done in float32 in any case.
+            precision: `auto` is bfloat16 where OpenVINO or torch runs on a CPU that multiplies it, and its error on
+                generated images was found small, when the network was converted or now; else float32. The proof of a
+                classifier folder is done in float32 in any case.
             runtime: what computes. `auto` takes the fastest that is installed, see `choose_runtime`. A classifier
                 folder is converted for it once; the next start reads the conversion. None: torch, whose module is then
                 there to be saved or looked into; an artefact always runs in its own runtime.

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from coatnet.classifier.artefact import Artefact, AskedPrecision, is_artefact
+from coatnet.classifier.artefact import Artefact, AskedPrecision, generated_images, is_artefact
 from coatnet.classifier.conversions import converted
 from coatnet.classifier.fingerprint import check_fingerprint, take_fingerprint
 from coatnet.classifier.folder import Contents, find_folder
@@ -17,9 +17,12 @@ from coatnet.classifier.network import build_network
 from coatnet.data.preprocess import Preprocess
 from coatnet.errors import ConfigError, ModelFileError
 from coatnet.frozen import explain
+from coatnet.runtime.agreement import BFLOAT16_LIMIT, compare
 from coatnet.runtime.choice import choose_runtime
-from coatnet.runtime.engines import Engine, Runtime, TorchEngine
+from coatnet.runtime.engines import Engine, Precision, Runtime, TorchEngine, multiplies_bfloat16
 
+COMPARED_IMAGES = 2
+"""Generated images that tell torch's error in bfloat16: few, for nothing keeps the answer for the next start."""
 Opened = tuple[Engine, Preprocess, tuple[str, ...]]
 
 
@@ -42,7 +45,8 @@ def open_engine(
     preprocess = resized(contents.preprocess, image_size)
     chosen = choose_runtime(runtime or "torch", device)
     if chosen == "torch" or chosen == "compiled":
-        return _open_torch(folder, contents, device, precision, chosen), preprocess, contents.labels
+        exact = _proved_network(folder, contents, device)
+        return _in_torch(exact, preprocess, precision, chosen), preprocess, contents.labels
     _check_cpu(chosen, device)
     artefact = converted(folder, chosen, contents, preprocess, lambda: _proved_network(folder, contents).model)
     return artefact.engine(preprocess.image_size, precision), preprocess, contents.labels
@@ -68,20 +72,23 @@ def name_problem(names: Sequence[str], num_classes: int | None) -> str:
     return f"class names are given more than once: {', '.join(repeated[:5])}." if repeated else ""
 
 
-def _open_torch(
-    folder: Path,
-    contents: Contents,
-    device: str,
-    asked: AskedPrecision,
-    runtime: Literal["torch", "compiled"],
+def _in_torch(
+    exact: TorchEngine, preprocess: Preprocess, asked: AskedPrecision, runtime: Literal["torch", "compiled"]
 ) -> Engine:
+    """The engine of a network; `auto` takes bfloat16 where the CPU has it and the error is found small."""
     from coatnet.runtime.compiled_engine import CompiledEngine
 
-    precision = "float32" if asked == "auto" else asked
-    exact = _proved_network(folder, contents, device)
-    if runtime == "compiled":
-        return CompiledEngine(exact.model, device, precision)
-    return exact if precision == "float32" else TorchEngine(exact.model, device, precision)
+    def engine(precision: Precision) -> Engine:
+        kind = CompiledEngine if runtime == "compiled" else TorchEngine
+        return kind(exact.model, str(exact.device), precision)
+
+    if asked != "auto":
+        return engine(asked)
+    if exact.device.type == "cpu" and multiplies_bfloat16(exact.device):
+        rounded, images = engine("bfloat16"), generated_images(preprocess, COMPARED_IMAGES)
+        if compare(exact.logits(images), rounded.logits(images)).relative_error <= BFLOAT16_LIMIT:
+            return rounded
+    return engine("float32")
 
 
 def _proved_network(folder: Path, contents: Contents, device: str = "cpu") -> TorchEngine:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from coatnet.cli import tables
+from coatnet.cli.model_tables import show_properties
+from coatnet.cli.printing import show_json
 from coatnet.errors import ConfigError
 
 LONGEST_NAME = 200
@@ -46,4 +47,4 @@ def properties(
 
             out.mkdir(parents=True, exist_ok=True)
             receptive_field(out / f"{word.strip('/').replace('/', '-')[-LONGEST_NAME:]}.png", measured.gradient)
-    tables.show_json(rows) if json else tables.show_properties(rows)
+    show_json(rows) if json else show_properties(rows)

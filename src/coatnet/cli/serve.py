@@ -49,7 +49,7 @@ def serve(  # noqa: PLR0913 (flags)
         device: auto, cpu, cuda, cuda:N or mps.
         runtime: what computes; auto takes the fastest that is installed, and says which. A classifier is converted for
             it once.
-        precision: auto takes bfloat16 where OpenVINO runs, the CPU has it, and its error was found small.
+        precision: auto takes bfloat16 where the CPU multiplies it and its error was found small.
     """
     config: ServeConfig = flags or ServeFlags()
     size = None if image_size is None else _size(image_size)

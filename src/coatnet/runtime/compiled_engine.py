@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coatnet.errors import MissingPartError
 from coatnet.runtime.batches import in_batches
 from coatnet.runtime.engines import Engine, Precision, find_device
 
@@ -23,11 +27,16 @@ class CompiledEngine(Engine):
         model: any network that `create_model` gives; it is copied.
         device: see `TorchEngine`.
         precision: `bfloat16` holds weights and activations in it.
+
+    Raises:
+        ConfigError: an unknown device name.
+        MissingPartError: the named device, or a compiler, is not in this machine.
     """
 
     def __init__(self, model: nn.Module, device: str = "auto", precision: Precision = "float32") -> None:
         self._model = model
         self.device = find_device(device)
+        check_compiler(self.device)
         self.precision: Precision = precision
         self.description = f"torch compiled on {self.device}, {precision}"
         self._compiled: dict[tuple[int, ...], Callable[[torch.Tensor], torch.Tensor]] = {}
@@ -56,3 +65,28 @@ class CompiledEngine(Engine):
         module = inference_form(self._model, size).to(self.device, dtype).to(memory_format=torch.channels_last)
         # Weights become constants that inductor lays out for the matrix products it calls.
         return torch.compile(module, dynamic=False, options={"freezing": True})
+
+
+def check_compiler(device: torch.device) -> None:
+    """See that torch.compile works here, on one line of code.
+
+    Raises:
+        MissingPartError: it does not.
+    """
+    import torch
+
+    # Asked first: torch would take the line from an earlier compilation of it, if there was one.
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise _no_compiler(f"there is no {compiler}")
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
+    except Exception as error:  # the compiler's own, torch's of many kinds, the system's
+        raise _no_compiler(str(error).strip().partition("\n")[0]) from None
+
+
+def _no_compiler(reason: str) -> MissingPartError:
+    return MissingPartError(
+        f"torch.compile does not work here: {reason}",
+        "install a C++ compiler such as g++, for a GPU triton too; or do without compiling",
+    )

@@ -77,6 +77,15 @@ class TorchEngine(Engine):
         return found
 
 
+def multiplies_bfloat16(device: "torch.device") -> bool:
+    """Whether a device multiplies bfloat16 natively: on a CPU AMX or AVX-512."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
 def find_device(name: str = "auto") -> "torch.device":
     """The device called `name`, or for `auto` the fastest kind in this machine: cuda, else mps, else cpu. Each process
     of a run has its own GPU.

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from coatnet.runtime.engines import Precision
+from coatnet.runtime.engines import Precision, multiplies_bfloat16
 from coatnet.version import __version__
 
 
@@ -21,10 +21,7 @@ def choose_precision(asked: Precision | Literal["auto"], device: torch.device) -
     """The precision of forward and backward: bfloat16 where the device multiplies in it natively."""
     if asked != "auto":
         return asked
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    native = device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-    return "bfloat16" if native else "float32"
+    return "bfloat16" if multiplies_bfloat16(device) else "float32"
 
 
 def keep_freed_memory() -> None:

@@ -12,10 +12,11 @@ import torch
 from coatnet.classifier import Classifier
 from coatnet.data.loader import TrainingStream
 from coatnet.data.sources import Splits
-from coatnet.errors import ConfigError, MissingPartError
+from coatnet.errors import ConfigError
 from coatnet.evaluation.evaluate import evaluate
 from coatnet.model.guests import GuestConfig, check_guest
 from coatnet.ranks import from_main, world_size
+from coatnet.runtime.compiled_engine import check_compiler
 from coatnet.runtime.engines import TorchEngine, find_device
 from coatnet.training.config import TrainConfig
 from coatnet.training.length import Pace, resolve_length, set_pace
@@ -64,22 +65,6 @@ def ready_machine(config: TrainConfig) -> torch.device:
         check_guest(config.model)
     keep_freed_memory()
     return device
-
-
-def check_compiler(device: torch.device) -> None:
-    """See that torch.compile works here, on one line of code.
-
-    Raises:
-        MissingPartError: it does not.
-    """
-    try:
-        torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
-    except Exception as error:  # the compiler's own, torch's of many kinds, the system's
-        said = str(error).strip().partition("\n")[0]
-        raise MissingPartError(
-            f"compile is asked for, and torch.compile does not work here: {said}",
-            "install a C++ compiler such as g++, for a GPU triton too; or leave compile out",
-        ) from None
 
 
 def prepare(config: TrainConfig, device: torch.device, splits: Splits) -> Start:
