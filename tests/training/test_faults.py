@@ -82,21 +82,14 @@ def killed_until_it_ends(config_path: Path, folder: Path, draws: random.Random, 
     """Run and resume, with a kill -9 after a time drawn from 0 to `seconds`, `most` times or until the run ends."""
     chosen = TrainConfig.model_validate_json(config_path.read_bytes())
     assert chosen.run.save_every
-    kills = 0
-    while True:
-        goes_on = RunFolder(folder).exists()
-        process = start("resume", folder) if goes_on else start("train", config_path, folder)
-        try:
-            _, said = process.communicate(timeout=draws.uniform(0, seconds) if kills < most else 300)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate(timeout=60)  # its workers too are gone: they held the pipe
-            kills += 1
-            assert kills <= most
-            assert steps_told(folder) - steps_saved(folder) <= chosen.run.save_every
-        else:
-            assert process.returncode == 0, said
+    for kills in range(most + 1):
+        words = ["resume", str(folder)] if RunFolder(folder).exists() else ["train", str(config_path), str(folder)]
+        codes, said = each([*words, f"kill {draws.uniform(0, seconds)}"] if kills < most else words)
+        if codes == [0]:
             return kills
+        assert codes == [-signal.SIGKILL], said
+        assert steps_told(folder) - steps_saved(folder) <= chosen.run.save_every
+    raise AssertionError("it was not killed, and did not end")
 
 
 @pytest.mark.parametrize(
@@ -107,9 +100,9 @@ def test_killed_at_any_time_it_ends_the_same(tmp_path: Path, kind: int, count: i
     pace = {"steps": 40, "save_every": (2, 1, 5)[kind % 3], "evaluate_every": 10}
     chosen = lay_over(config(**pace), data={"workers": kind % 2})
     path, whole = stored(chosen, tmp_path / "config.json"), tmp_path / "whole"
+    each()  # the server has started when it answers
     began = time.monotonic()
-    _, said = start("train", path, whole).communicate(timeout=300)
-    assert (whole / "report.html").exists(), said
+    assert each(["train", str(path), str(whole)])[0] == [0]
     seconds = time.monotonic() - began
     draws, kills, run = random.Random(f"{kind} {count}"), 0, 0
     while kills < count:
