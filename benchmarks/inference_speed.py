@@ -29,9 +29,12 @@ from torch import nn
 
 from coatnet.classifier import Classifier
 from coatnet.classifier.fingerprint import fingerprint_image
+from coatnet.data.sources import DataConfig, open_data
+from coatnet.export.quantization import Int8, quantize
 from coatnet.model.family import create_model
 from coatnet.runtime.agreement import compare
 from coatnet.runtime.engines import TorchEngine
+from coatnet.runtime.openvino_engine import OpenVinoEngine
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -80,6 +83,17 @@ def peers(name: str, ours: nn.Module, images: np.ndarray, slow: bool) -> dict[st
     return runs | ({"timm as it ships, torch float32": TorchEngine(shipped, "cpu").logits} if slow else {})
 
 
+def quantized(name: str, folder: Path) -> Run:
+    """Ours in int8. Of weights that are random the answers say nothing, the time does."""
+    train = open_data(DataConfig(path="digits")).train
+    some = train.subset(range(32))
+    model = create_model(name, num_classes=len(train.class_names)).eval()
+    classifier = Classifier(TorchEngine(model, "cpu"), class_names=train.class_names)
+    size = classifier.preprocess.image_size
+    quantize(folder, classifier, size, Int8(some, some, max_drop=100))
+    return OpenVinoEngine(folder / f"{size[0]}x{size[1]}.xml", "bfloat16").logits
+
+
 def starts(place: Path, folder: Path) -> None:
     """`coatnet predict` on 10 images as whole processes; what is first has been converted before."""
     files = [folder / f"{index}.jpg" for index in range(10)]
@@ -114,6 +128,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--batches", type=int, nargs="*", default=[8, 1])
     parser.add_argument("--slow", action="store_true", help="torch and float32 as well")
+    parser.add_argument("--int8", action="store_true", help="ours in int8 as well")
     parser.add_argument("--starts", action="store_true", help="the time of whole processes as well")
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -139,11 +154,15 @@ def main() -> None:
         for name, classifier in engines.items():
             agreement = compare(exact, classifier.engine.logits(images))
             print(f"{name}: {classifier.engine.description}, relative error {agreement.relative_error:.1e}")
+        if arguments.int8:
+            (Path(folder) / "int8").mkdir()
+            rounded = quantized(arguments.model, Path(folder) / "int8")
         if arguments.starts:
             starts(place, Path(folder))
         for batch in arguments.batches:
             given = np.ascontiguousarray(images[:batch])
             runs: dict[str, Run] = {name: one.engine.logits for name, one in engines.items()}
+            runs |= {"ours, OpenVINO int8 and bfloat16": rounded} if arguments.int8 else {}
             runs |= peers(arguments.model, ours, given, arguments.slow)
             report(in_turn(runs, given, arguments.rounds), batch)
 

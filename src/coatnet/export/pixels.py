@@ -17,6 +17,7 @@ from coatnet.classifier.fingerprint import fingerprint_image
 from coatnet.errors import QualityError
 from coatnet.runtime.conversion import SUFFIX, convert, inference_form
 from coatnet.runtime.engines import TorchEngine
+from coatnet.runtime.openvino_engine import COMPUTING
 
 PROBABILITY_LIMIT = 1e-4
 """Largest difference of a probability, as of a logit."""
@@ -78,7 +79,7 @@ def _run(kind: Kind, path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float3
     elif kind == "openvino":
         import openvino
 
-        compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = openvino.Core().compile_model(path, "CPU", COMPUTING["float32"])
         found = compiled(pixels)[0]
     else:
         found = torch.export.load(path).module()(torch.from_numpy(pixels)).numpy()

@@ -23,10 +23,6 @@ _GROUP_BYTES = 2**19
 every 16 channels, half a cache line, so the sample must stay in the cache of a core (benchmarks/model_speed.md)."""
 _LANES = 32
 """Channels of a cache line in bfloat16."""
-_PLACES = 2**17
-"""Numbers of a map at a time whose intermediates stay in a core's cache (measured, benchmarks/model_speed.md)."""
-_FACTOR, _CUBIC = 2 * math.sqrt(2 / math.pi), 0.044715
-"""Of GELU in tanh's form (Hendrycks and Gimpel, arXiv 1606.08415)."""
 
 
 def expand_and_norm(x_BNI: Tensor, expand: nn.Linear, norm: nn.BatchNorm2d) -> Tensor:
@@ -171,42 +167,6 @@ def _weight_gradient(dy_BCHW: Tensor, x_BCHW: Tensor, weight: Tensor) -> Tensor:
         [False, True, False],
     )
     return gradient
-
-
-def tanh_gelu(x_X: Tensor) -> Tensor:
-    """`gelu(x, approximate="tanh")`, for which torch's kernels on CPUs are slow: the slope is computed along with the
-    value, a part of the map at a time, and is all that the backward pass needs.
-
-    Args:
-        x_X: any shape.
-
-    Returns: the same shape.
-    """
-    return _TanhGelu.apply(x_X)
-
-
-class _TanhGelu(torch.autograd.Function):
-    """y = x s(v), v = 2 sqrt(2 / pi) x (1 + 0.044715 x^2), with the logistic s: 1 + tanh(v / 2) = 2 s(v)."""
-
-    @staticmethod
-    def forward(ctx: Any, x_X: Tensor) -> Tensor:
-        x_X = x_X.contiguous()
-        y_X, slope_X = torch.empty_like(x_X), torch.empty_like(x_X)
-        for x, y, slope in zip(*(torch.split(map_X.view(-1), _PLACES) for map_X in (x_X, y_X, slope_X)), strict=True):
-            wide = x.to(torch.promote_types(x.dtype, torch.float32))
-            square = wide * wide
-            v = torch.add(wide.new_tensor(_FACTOR), square, alpha=_FACTOR * _CUBIC).mul_(wide)
-            s = torch.sigmoid(v)
-            y.copy_(wide.mul(s))
-            growth = v.add_(square.mul_(wide), alpha=2 * _FACTOR * _CUBIC)  # x dv/dx
-            slope.copy_(s + torch.ops.aten.sigmoid_backward(growth, s))
-        ctx.save_for_backward(slope_X)
-        return y_X
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy_X: Tensor) -> Tensor:
-        return dy_X * ctx.saved_tensors[0]
 
 
 def gated_dense(x_BNC: Tensor, gate_BC: Tensor, dense: nn.Linear) -> Tensor:

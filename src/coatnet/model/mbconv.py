@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from coatnet.model.config import CoAtNetConfig
-from coatnet.model.expanded import depthwise, expand_and_norm, gated_dense, tanh_gelu
+from coatnet.model.expanded import depthwise, expand_and_norm, gated_dense
 
 
 class StochasticDepth(nn.Module):
@@ -64,22 +64,9 @@ def convolution_norm(config: CoAtNetConfig, width: int) -> nn.Module:
     return BatchNorm(width, eps=config.batch_norm_epsilon, momentum=config.batch_norm_momentum)
 
 
-class TanhGelu(nn.GELU):
-    """GELU in tanh's form."""
-
-    def __init__(self) -> None:
-        super().__init__(approximate="tanh")
-
-    def forward(self, x_X: Tensor) -> Tensor:
-        """Args: x_X: any shape. Returns: the same shape."""
-        if self.training and x_X.requires_grad and x_X.device.type == "cpu" and not torch.compiler.is_compiling():
-            return tanh_gelu(x_X)
-        return super().forward(x_X)
-
-
 def activation(config: CoAtNetConfig) -> nn.GELU:
     """GELU in the configured form."""
-    return TanhGelu() if config.gelu == "tanh" else nn.GELU()
+    return nn.GELU(approximate="tanh" if config.gelu == "tanh" else "none")
 
 
 class Pool(nn.Module):

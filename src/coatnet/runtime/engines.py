@@ -83,7 +83,8 @@ def multiplies_bfloat16(device: "torch.device") -> bool:
 
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cpu" and bool(native)
 
 
 def find_device(name: str = "auto") -> "torch.device":

@@ -69,8 +69,8 @@ class FoldedCoAtNet(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Args: images_BCHW: `(B, input_channels, H, W)` of the folded size. Returns: `(B, num_classes)` logits."""
-        x_BNC = _tokens(self.convolutional(self.stem(images_BCHW)))
-        return cast(Tensor, self.head(self.attending(x_BNC)))
+        x = self.attending(self.convolutional(self.stem(images_BCHW)))
+        return cast(Tensor, self.head(x if x.ndim == 3 else _tokens(x)))
 
 
 class FoldedStem(nn.Module):
@@ -164,28 +164,33 @@ def _attention(attention: nn.Module, grid: Grid) -> nn.Module:
 
 
 class FoldedTransformerBlock(nn.Module):
-    """Attention and feed-forward part on tokens; they are a map only for the pool of a first block."""
+    """Attention and feed-forward part on tokens; a block that pools takes a map, as the convolutions before it leave
+    it: engines would move tokens about to get it back."""
 
     def __init__(self, block: TransformerBlock, config: CoAtNetConfig, before: Grid, after: Grid) -> None:
         super().__init__()
         self.before = before
         self.pool = None if isinstance(block.pool, nn.Identity) else _pool(config, before)
-        self.projection = block.projection
+        pooled = self.pool is not None and isinstance(block.projection, nn.Linear)
+        self.projection = _pointwise(cast(nn.Linear, block.projection)) if pooled else block.projection
         self.attention_norm = block.attention_norm
         self.attention = _attention(block.attention, after)
         self.feed_forward_norm = block.feed_forward_norm
         self.feed_forward = FoldedFeedForward(block.feed_forward, after)
 
-    def forward(self, x_BNC: Tensor) -> Tensor:
-        """Args: x_BNC: tokens before the block. Returns: tokens after it."""
-        x_BNC, normed_BNC = self._pooled(x_BNC), self._pooled(self.attention_norm(x_BNC))
-        x_BNC = self.projection(x_BNC) + self.attention(normed_BNC)
+    def forward(self, x: Tensor) -> Tensor:
+        """Args: x: tokens or a map. Returns: tokens."""
+        shortcut_BNC, normed_BNC = self._shortcut_and_normed(x)
+        x_BNC = shortcut_BNC + self.attention(normed_BNC)
         return cast(Tensor, x_BNC + self.feed_forward(self.feed_forward_norm(x_BNC)))
 
-    def _pooled(self, x_BNC: Tensor) -> Tensor:
+    def _shortcut_and_normed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.pool is None:
-            return x_BNC
-        return _tokens(self.pool(torch.unflatten(x_BNC, 1, self.before).permute(0, 3, 1, 2)))
+            x_BNC = x if x.ndim == 3 else _tokens(x)
+            return self.projection(x_BNC), self.attention_norm(x_BNC)
+        x_BCHW = x if x.ndim == 4 else _map(x, self.before)
+        normed_BCHW = _map(self.attention_norm(_tokens(x_BCHW)), self.before)
+        return _tokens(self.projection(self.pool(x_BCHW))), _tokens(self.pool(normed_BCHW))
 
 
 class FoldedAttention(nn.Module):
@@ -229,8 +234,7 @@ class FoldedFeedForward(nn.Module):
 
     def forward(self, x_BNC: Tensor) -> Tensor:
         """Args: x_BNC: tokens. Returns: the same shape."""
-        x_BCHW = torch.unflatten(x_BNC, 1, self.grid).permute(0, 3, 1, 2)
-        return _tokens(self.narrow(self.activation(self.widen(x_BCHW))))
+        return _tokens(self.narrow(self.activation(self.widen(_map(x_BNC, self.grid)))))
 
 
 class FoldedHead(nn.Module):
@@ -259,6 +263,10 @@ class ChannelNorm(nn.Module):
 
 def _tokens(x_BCHW: Tensor) -> Tensor:
     return x_BCHW.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _map(x_BNC: Tensor, grid: Grid) -> Tensor:
+    return torch.unflatten(x_BNC, 1, grid).permute(0, 3, 1, 2)
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
