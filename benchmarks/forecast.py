@@ -15,7 +15,9 @@ import time
 TRIAL = """
 import json, sys, time
 from coatnet.cli.flags import Asked, build_config
-from coatnet.training import forecast, loop, memory
+from coatnet.runtime.engines import find_device
+from coatnet.runtime.timing import peak_memory
+from coatnet.training import forecast, loop
 kind, data, steps, out = sys.argv[1:]
 run = {"steps": int(steps)} if steps != "0" else {}
 flags = {"run": run, "data": {}, "model": {}, "optimizer": {}, "augmentation": {}}
@@ -36,7 +38,7 @@ else:
     done = loop.train(config, out, splits=splits)
     steps = loop.RunFolder(done.folder).read_config().run.steps
     print(json.dumps({"seconds": time.perf_counter() - started, "steps": steps,
-        "memory": memory.peak_memory(loop.find_device(config.run.device)), **took}))
+        "memory": peak_memory(find_device(config.run.device)), **took}))
 """
 
 

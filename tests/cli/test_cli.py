@@ -245,7 +245,7 @@ def test_evaluate_for_machines(tiny_classifier, damaged_folder, capsys):
 def test_of_many_classes_the_worst_are_listed(capsys):
     import numpy as np
 
-    from coatnet.cli.tables import show_evaluation
+    from coatnet.cli.score_tables import show_evaluation
     from coatnet.evaluation.metrics import Answers, rate
 
     labels = np.arange(60)

@@ -25,7 +25,7 @@ def test_what_cannot_be_read_is_told(tmp_path, capsys):
     assert main(["pack", str(tmp_path / "data"), str(tmp_path / "shards")]) == 3
     out, error = capsys.readouterr()
     assert "17 images" in out
-    assert "not packed: cross/2.png: unsupported_format" in out
+    assert "unreadable, which are not packed: 1\n  cross/2.png: unsupported_format" in out
     assert "1 images cannot be read and are not in the shards" in error
 
 

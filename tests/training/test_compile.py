@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from training import test_parallel
 from training.test_faults import each, stored
 from training.test_loop import config, final
 from training.test_sharding import losses
@@ -44,3 +45,20 @@ def test_a_compiled_run_equals_one_that_is_not_and_goes_on_after_a_stop(tmp_path
     assert final(folders["stopped"]) == final(folders["whole"])
     near = 1e-3 if precision == "float32" else 0.1
     assert losses(folders["whole"]) == pytest.approx(losses(folders["eager"]), abs=near)
+
+
+@pytest.mark.slow
+def test_two_processes_compile_what_they_share(tmp_path: Path) -> None:
+    """DDP around the network, the compiler around both; each process for itself."""
+    eager = str(stored(test_parallel.config(), tmp_path / "eager.json"))
+    compiled = str(stored(test_parallel.config(compile=True), tmp_path / "compiled.json"))
+    folders = {name: tmp_path / name for name in ("eager", "whole", "stopped")}
+    codes, said = each(
+        ["two", "train", eager, str(folders["eager"])],
+        ["two", "train", compiled, str(folders["whole"])],
+        ["two", "train", compiled, str(folders["stopped"]), "signal SIGTERM torch.autograd:backward 4"],
+        ["two", "resume", str(folders["stopped"])],
+    )
+    assert codes == [0, 0, 75, 0], said
+    assert final(folders["stopped"]) == final(folders["whole"])
+    assert losses(folders["whole"]) == pytest.approx(losses(folders["eager"]), abs=1e-3)

@@ -82,52 +82,48 @@ def killed_until_it_ends(config_path: Path, folder: Path, draws: random.Random, 
     """Run and resume, with a kill -9 after a time drawn from 0 to `seconds`, `most` times or until the run ends."""
     chosen = TrainConfig.model_validate_json(config_path.read_bytes())
     assert chosen.run.save_every
-    kills = 0
-    while True:
-        goes_on = RunFolder(folder).exists()
-        process = start("resume", folder) if goes_on else start("train", config_path, folder)
-        try:
-            _, said = process.communicate(timeout=draws.uniform(0, seconds) if kills < most else 300)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate(timeout=60)  # its workers too are gone: they held the pipe
-            kills += 1
-            assert kills <= most
-            assert steps_told(folder) - steps_saved(folder) <= chosen.run.save_every
-        else:
-            assert process.returncode == 0, said
+    for kills in range(most + 1):
+        words = ["resume", str(folder)] if RunFolder(folder).exists() else ["train", str(config_path), str(folder)]
+        codes, said = each([*words, f"kill {draws.uniform(0, seconds)}"] if kills < most else words)
+        if codes == [0]:
             return kills
+        assert codes == [-signal.SIGKILL], said
+        assert steps_told(folder) - steps_saved(folder) <= chosen.run.save_every
+    raise AssertionError("it was not killed, and did not end")
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(100, marks=pytest.mark.slow)])
-def test_killed_at_any_time_it_ends_the_same(tmp_path: Path, count: int) -> None:
-    draws, kills, run = random.Random(count), 0, 0
-    ends: dict[int, dict[str, str]] = {}
+@pytest.mark.parametrize(
+    ("kind", "count"), [(0, 2), *(pytest.param(kind, 10, marks=pytest.mark.slow) for kind in range(10))]
+)
+def test_killed_at_any_time_it_ends_the_same(tmp_path: Path, kind: int, count: int) -> None:
+    """In the slow ones, 100 kills over at least 10 runs, of several paces of checkpoints, without and with a worker."""
+    pace = {"steps": 40, "save_every": (2, 1, 5)[kind % 3], "evaluate_every": 10}
+    chosen = lay_over(config(**pace), data={"workers": kind % 2})
+    path, whole = stored(chosen, tmp_path / "config.json"), tmp_path / "whole"
+    each()  # the server has started when it answers
+    began = time.monotonic()
+    assert each(["train", str(path), str(whole)])[0] == [0]
+    seconds = time.monotonic() - began
+    draws, kills, run = random.Random(f"{kind} {count}"), 0, 0
     while kills < count:
-        every = (2, 1, 5)[run % 3]
-        chosen = lay_over(config(steps=40, save_every=every, evaluate_every=10), data={"workers": run % 2})
-        path, folder = stored(chosen, tmp_path / "config.json"), tmp_path / f"run{run}"
-        if not ends:  # neither checkpoints nor workers change where it ends
-            began = time.monotonic()
-            assert each(["train", str(path), str(tmp_path / "whole")])[0] == [0]
-            seconds = time.monotonic() - began
-            ends[0] = final(tmp_path / "whole")
-        kills += killed_until_it_ends(path, folder, draws, min(10, count - kills), seconds)
-        assert final(folder) == ends[0]
+        folder = tmp_path / f"run{run}"
+        kills += killed_until_it_ends(path, folder, draws, count - kills, seconds)
+        assert final(folder) == final(whole)
         assert_log_is_whole(folder, chosen)
         run += 1
-        print(f"{kills} kills over {run} runs", flush=True)
+    print(f"{kills} kills over {run} runs", flush=True)
 
 
+# Before which call of which function the stop comes, and how many calls from there on a run has at least.
 PHASES = {
-    "start-up": ("coatnet.training.loop:open_data", 1),
-    "first batch": ("coatnet.data.workers:_Worker.answer", 1),
-    "data wait": ("coatnet.data.workers:_Worker.answer", 5),
-    "mid-step": ("torch.autograd:backward", 2),
-    "evaluation": ("coatnet.runtime.engines:TorchEngine.logits", 1),
-    "saving": ("os:fsync", 3),
-    "last step": ("torch.autograd:backward", 12),
-    "final score": ("coatnet.training.loop:take_score", 1),
+    "start-up": ("coatnet.training.loop:open_data", 1, 1),
+    "first batch": ("coatnet.data.workers:_Worker.answer", 1, 1),
+    "data wait": ("coatnet.data.workers:_Worker.answer", 3, 10),
+    "mid-step": ("torch.autograd:backward", 2, 10),
+    "evaluation": ("coatnet.runtime.engines:TorchEngine.logits", 1, 8),
+    "saving": ("os:fsync", 3, 10),
+    "last step": ("torch.autograd:backward", 12, 1),
+    "final score": ("coatnet.training.loop:take_score", 1, 1),
 }
 
 
@@ -138,12 +134,11 @@ def test_a_stop_in_every_phase_loses_nothing(tmp_path: Path, turns: range) -> No
     chosen = lay_over(config(), data={"workers": 1})
     path = str(stored(chosen, tmp_path / "config.json"))
     runs, folders = [["train", path, str(tmp_path / "whole")]], []
-    for phase, (place, count) in PHASES.items():
+    for phase, (place, first, calls) in PHASES.items():
         for turn in turns:
-            later = turn if phase in ("data wait", "mid-step", "evaluation", "saving") else 0
             folder = str(tmp_path / f"{phase} {turn}")
             again = ["train", path, folder] if phase == "start-up" else ["resume", folder]
-            runs += [["train", path, folder, f"signal SIGTERM {place} {count + later}"], again]
+            runs += [["train", path, folder, f"signal SIGTERM {place} {first + turn % calls}"], again]
             folders.append(folder)
     codes, said = each(*runs)
     assert codes == [0, *[75, 0] * len(folders)], said

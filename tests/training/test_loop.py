@@ -202,7 +202,7 @@ def test_stochastic_depth_is_a_function_of_seed_and_sample() -> None:
     depths = [module for module in trainer.state.model.modules() if getattr(module, "rate", 0)]
 
     def draws(seed: int) -> torch.Tensor:
-        draw_stochastic_depth(trainer.state.model, 8, seed, torch.device("cpu"))
+        draw_stochastic_depth(trainer.depths, 8, seed, torch.device("cpu"))
         return torch.stack([module.uniform_B for module in depths])
 
     assert torch.equal(draws(1), draws(1))

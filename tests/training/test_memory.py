@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from coatnet.errors import ResourceError
+from coatnet.model.config import CoAtNetConfig
 from coatnet.runtime.timing import peak_memory
 from coatnet.training.config import TrainConfig, lay_over
 from coatnet.training.forecast import forecast
@@ -50,6 +51,15 @@ def test_what_a_step_needs_is_what_its_maps_take() -> None:
 
     grown = (held(64) - held(32)) / 32
     assert need.per_image / 1.4 == pytest.approx(grown, rel=0.05)
+
+
+def test_recomputing_needs_less() -> None:
+    """Of a deep network less than a half, and no less than the inputs of its blocks, here of three in each stage."""
+    deep = CoAtNetConfig.from_layout("CCTT", (2, 3, 3, 3, 3), (8, 8, 16, 32, 32), image_size=32, num_classes=10)
+    plain, again = (step_memory(config(recompute=recompute).replace(model=deep), CPU) for recompute in (False, True))
+    assert again.fixed == pytest.approx(plain.fixed, rel=0.05)
+    inputs = 16 * 16 * 8 + 8 * 8 * 8 * 3 + 4 * 4 * 16 * 3 + 2 * 2 * 32 * 3 + 1 * 1 * 32 * 2
+    assert 4 * inputs < again.per_image < 0.5 * plain.per_image
 
 
 @pytest.mark.parametrize(("images", "parts"), [(64, 1), (63, 2), (32, 2), (16, 4), (3, 32), (2, 32)])

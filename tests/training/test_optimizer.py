@@ -77,7 +77,10 @@ def test_the_average_is_warmed_up_and_follows_statistics() -> None:
     assert average.module.weight.item() == 3.0  # the first update copies
     with torch.no_grad():
         model.weight.fill_(0.0)
+        model.running_mean.fill_(7.0)  # type: ignore[union-attr]
+        model.num_batches_tracked.fill_(2)  # type: ignore[union-attr]
     average.update(model, step=1_000_000)
     assert average.module.weight.item() == pytest.approx(2.7)
-    assert average.module.running_mean.item() == 5.0
+    assert average.module.running_mean.item() == pytest.approx(5.2)
+    assert average.module.num_batches_tracked.item() == 2  # a count is copied
     assert create_ema(model, OptimizerConfig(ema=0.0)) is None

@@ -1,5 +1,6 @@
 """Several processes take the steps of one, and score every image once."""
 
+import copy
 import io
 import json
 import subprocess
@@ -17,9 +18,11 @@ from coatnet.data.preprocess import Preprocess
 from coatnet.data.samples import BytesSource
 from coatnet.data.sources import DataConfig, open_data
 from coatnet.errors import ConfigError
+from coatnet.model.family import create_model
+from coatnet.model.mbconv import BatchNorm
 from coatnet.training.config import RunConfig, lay_over
 from coatnet.training.loop import Run, resume, train
-from coatnet.training.parallel import num_parts
+from coatnet.training.parallel import num_parts, synchronise_batch_norms
 from coatnet.training.recipes import small_data
 from training.test_faults import each, stored
 from training.test_loop import TINY
@@ -131,6 +134,17 @@ def png(image_HWC: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image_HWC).save(file, "PNG")
     return file.getvalue()
+
+
+def test_synchronised_batch_norms_are_batch_norms_where_there_is_one_process():
+    torch.manual_seed(0)
+    model = create_model(TINY.replace(stochastic_depth=0.0)).train()
+    other = copy.deepcopy(model)
+    synchronise_batch_norms(other)
+    assert not any(isinstance(module, BatchNorm) for module in other.modules())
+    images = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(other(images), model(images), rtol=1e-5, atol=1e-5)
+    assert_near(other.state_dict(), model.state_dict())  # running statistics, and none more or less
 
 
 def test_a_batch_that_cannot_be_cut_is_refused():

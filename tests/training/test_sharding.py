@@ -41,12 +41,15 @@ def runs(tmp_path_factory) -> Path:
     """One run shared out and one not; each then goes on from its middle in another number of processes."""
     place = tmp_path_factory.mktemp("runs")
     pace = {"steps": STEPS, "save_every": 5, "evaluate_every": 5, "accumulate": 2, "patience": 9}
-    for name in ("none", "parameters"):
-        stored(lay_over(config(**pace), run={"shard": name}), place / f"{name}.json")
-    codes, said = each(
-        *(["two", "train", str(place / f"{name}.json"), str(place / name)] for name in ("none", "parameters"))
-    )
-    assert codes == [0, 0], said
+    kinds = {
+        "none": {"shard": "none"},
+        "parameters": {"shard": "parameters"},
+        "recomputed": {"shard": "parameters", "recompute": True},
+    }
+    for name, kind in kinds.items():
+        stored(lay_over(config(**pace), run=kind), place / f"{name}.json")
+    codes, said = each(*(["two", "train", str(place / f"{name}.json"), str(place / name)] for name in kinds))
+    assert codes == [0, 0, 0], said
     alone = cut_back(place / "parameters", place / "alone", 4)
     again = cut_back(place / "parameters", place / "again", 2)
     codes, said = each(["resume", str(alone)], ["two", "resume", str(again)])
@@ -58,6 +61,10 @@ def test_the_loss_curve_is_that_of_whole_copies(runs: Path) -> None:
     assert len(losses(runs / "none")) == STEPS
     assert losses(runs / "parameters") == pytest.approx(losses(runs / "none"), abs=1e-4)
     assert losses(runs / "parameters") != losses(runs / "none")  # sums in another order: it was another way
+
+
+def test_blocks_that_are_computed_again_are_gathered_again(runs: Path) -> None:
+    assert final(runs / "recomputed") == final(runs / "parameters")
 
 
 def test_its_files_are_those_of_any_run(runs: Path) -> None:

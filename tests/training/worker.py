@@ -13,7 +13,7 @@ What `python -m coatnet` does, but with a config that the command line has no fl
 
 A FAULT is "signal NAME MODULE:FUNCTION N": the process gets the signal just before the N-th call of the function. Or it
 is "disk BYTES": no file may grow above that. Or "nan N,N": the images of these steps, counted from 1, are not numbers.
-Or "uncached": decoded images are not kept in memory.
+Or "kill SECONDS": a kill -9 from outside, so much later. Or "uncached": decoded images are not kept in memory.
 """
 
 import importlib
@@ -23,6 +23,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,9 @@ def inject(fault: str) -> None:
     if kind == "disk":
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(words[0]), resource.RLIM_INFINITY))
         return
+    if kind == "kill":
+        kill_later(float(words[0]))
+        return
     if kind == "uncached":
         cache.default_budget = lambda: 0
         return
@@ -55,6 +59,16 @@ def inject(fault: str) -> None:
         return
     number, place, struck = signal.Signals[words[0]], words[1], int(words[2])
     meet(place, before=lambda count: os.kill(os.getpid(), number) if count == struck else None)
+
+
+def kill_later(seconds: float) -> None:
+    """By another process: nothing that this one does can put it off."""
+    doomed = os.getpid()
+    if not os.fork():
+        time.sleep(seconds)
+        if os.getppid() == doomed:
+            os.kill(doomed, signal.SIGKILL)
+        os._exit(0)
 
 
 def meet(place: str, after: Callable | None = None, before: Callable | None = None) -> None:

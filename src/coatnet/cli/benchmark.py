@@ -9,8 +9,9 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from coatnet.benchmark.runtimes import choose_runtimes
-from coatnet.cli import tables
 from coatnet.cli.flags import parse_size
+from coatnet.cli.model_tables import show_benchmark
+from coatnet.cli.printing import show_json, show_path
 from coatnet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,9 +59,9 @@ def benchmark(  # noqa: PLR0913 (flags)
         from coatnet.benchmark.chart import draw
 
         draw(result, chart)
-    tables.show_json(result.as_dict()) if json else tables.show_benchmark(result)
+    show_json(result.as_dict()) if json else show_benchmark(result)
     if chart is not None and not json:
-        tables.show_path("chart", chart)
+        show_path("chart", chart)
 
 
 def _batch_sizes(text: str) -> tuple[int, ...]:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from coatnet.cli import tables
+from coatnet.cli.printing import show_json
+from coatnet.cli.run_tables import show_comparison
 from coatnet.errors import ConfigError
 
 
@@ -32,4 +33,4 @@ def compare(
     comparison = comparing.compare(runs)
     if report is not None:
         comparing.write_comparison(comparison, report)
-    tables.show_json(comparison.as_dict()) if json else tables.show_comparison(comparison)
+    show_json(comparison.as_dict()) if json else show_comparison(comparison)

@@ -8,7 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from coatnet.classifier.doctor import examine
-from coatnet.cli import tables
+from coatnet.cli.model_tables import show_examination
+from coatnet.cli.printing import show_json
 from coatnet.cli.runs import sample_of
 from coatnet.errors import ModelFileError
 
@@ -23,6 +24,6 @@ def doctor(path: Path, data: str | None = None, /, *, json: Annotated[bool, Para
         json: print one object instead.
     """
     examination = examine(path, sample_of(path, data))
-    tables.show_json(examination.as_dict()) if json else tables.show_examination(examination)
+    show_json(examination.as_dict()) if json else show_examination(examination)
     if not examination.healthy:
         raise ModelFileError(f"{path} is not in order", "what is wrong is told above")

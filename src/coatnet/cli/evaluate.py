@@ -9,9 +9,10 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from coatnet.classifier.artefact import AskedPrecision
-from coatnet.cli import tables
 from coatnet.cli.flags import parse_size
+from coatnet.cli.printing import show_json
 from coatnet.cli.runs import data_of, open_classifier, split_of, tell_runtime
+from coatnet.cli.score_tables import show_evaluation
 from coatnet.evaluation.evaluate import BATCH_SIZE, Bad, Split
 from coatnet.evaluation.evaluate import evaluate as score
 from coatnet.runtime.engines import Runtime
@@ -51,4 +52,4 @@ def evaluate(  # noqa: PLR0913 (flags)
     loaded = open_classifier(classifier.as_posix(), device, precision, runtime=runtime, image_size=size)
     tell_runtime(loaded, runtime)
     result = score(loaded, config, split=split, bad=bad, batch_size=batch_size, record=record)
-    tables.show_json(result.as_dict()) if json else tables.show_evaluation(result)
+    show_json(result.as_dict()) if json else show_evaluation(result)

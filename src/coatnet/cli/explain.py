@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from cyclopts import Parameter
 
 from coatnet.classifier.inputs import as_array
-from coatnet.cli import runs, tables
+from coatnet.cli import runs
 from coatnet.cli.answers import check_all_read, find_images
 from coatnet.cli.flags import parse_size
+from coatnet.cli.printing import show_json, show_path
 from coatnet.data.images import ImageError
 from coatnet.data.samples import printable
 from coatnet.errors import ConfigError
@@ -126,13 +127,13 @@ def _explain_all(classifier: Classifier, paths: Sequence[tuple[Path, Path | None
     if len(measurements) > 1 and summary is not None:
         write_faithfulness(summary, "Do the maps show what counts?", merged(measurements))
         if not request.json:
-            tables.show_path("faithfulness", summary)
+            show_path("faithfulness", summary)
     return unread
 
 
 def _show(told: dict[str, Any], request: _Request) -> None:
     if request.json:
-        tables.show_json(told)
+        show_json(told)
         return
     if "error" in told:
         line = f"not read, {told['error']['code']}: {told['error']['detail']}"

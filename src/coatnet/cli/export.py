@@ -9,8 +9,10 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from coatnet.classifier.artefact import Kind
-from coatnet.cli import runs, tables
+from coatnet.cli import runs
 from coatnet.cli.flags import parse_size
+from coatnet.cli.printing import show_json
+from coatnet.cli.score_tables import show_exported
 from coatnet.errors import ConfigError
 
 
@@ -64,4 +66,4 @@ def export(  # noqa: PLR0913 (flags)
         int8=quantization,
         source=runs.weights_of(place),
     )
-    tables.show_json(done.as_dict()) if json else tables.show_exported(done)
+    show_json(done.as_dict()) if json else show_exported(done)

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from coatnet.cli import tables
+from coatnet.cli.model_tables import show_models, show_published
+from coatnet.cli.printing import show_json
 from coatnet.model.catalogue import CATALOGUE, INTERPOLATION, Entry
 from coatnet.model.family import FAMILY, PAPER
 from coatnet.model.size import model_size
@@ -25,7 +26,7 @@ def models(
     """
     if published:
         rows = [_published_row(name, entry) for name, entry in CATALOGUE.items()]
-        tables.show_json(rows) if json else tables.show_published(rows)
+        show_json(rows) if json else show_published(rows)
         return
     rows = [
         {
@@ -39,7 +40,7 @@ def models(
         }
         for name, config in FAMILY.items()
     ]
-    tables.show_json(rows) if json else tables.show_models(rows)
+    show_json(rows) if json else show_models(rows)
 
 
 def _published_row(name: str, entry: Entry) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from coatnet.cli import tables
+from coatnet.cli.data_tables import show_packed
+from coatnet.cli.printing import show_json
 from coatnet.data.packing import PackConfig
 from coatnet.data.packing import pack as write_shards
 from coatnet.data.sources import DataConfig
@@ -37,7 +38,7 @@ def pack(  # noqa: PLR0913 (flags)
     config = DataConfig(path=data, image_column=image_column, label_column=label_column)
     packed = write_shards(config, folder.expanduser(), pack_flags or PackConfig())
     told = {**packed._asdict(), "folder": str(packed.folder)}
-    tables.show_json(told) if json else tables.show_packed(packed)
+    show_json(told) if json else show_packed(packed)
     if packed.unreadable:
         raise DataError(
             f"{len(packed.unreadable)} images cannot be read and are not in the shards.",

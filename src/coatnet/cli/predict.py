@@ -9,9 +9,10 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from coatnet.classifier.artefact import AskedPrecision
-from coatnet.cli import runs, tables
+from coatnet.cli import runs
 from coatnet.cli.answers import answers, check_all_read, find_images
 from coatnet.cli.flags import parse_size
+from coatnet.cli.score_tables import show_answers
 from coatnet.errors import ConfigError
 from coatnet.runtime.engines import Runtime
 
@@ -51,4 +52,4 @@ def predict(  # noqa: PLR0913 (flags)
     paths = find_images(images)
     loaded = runs.open_classifier(classifier, device, precision, published=published, runtime=runtime, image_size=size)
     runs.tell_runtime(loaded, runtime)
-    check_all_read(tables.show_answers(answers(loaded, paths, top), json))
+    check_all_read(show_answers(answers(loaded, paths, top), json))

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from coatnet.cli import tables
+from coatnet.cli.model_tables import show_properties
+from coatnet.cli.printing import show_json
 from coatnet.errors import ConfigError
 
 LONGEST_NAME = 200
@@ -42,8 +43,9 @@ def properties(
         measured = measure(model, word, size)
         rows.append(measured.properties.model_dump(mode="json"))
         if out is not None:
-            from coatnet.pages.plots import receptive_field
+            from coatnet.pages.plots import receptive_fields
 
             out.mkdir(parents=True, exist_ok=True)
-            receptive_field(out / f"{word.strip('/').replace('/', '-')[-LONGEST_NAME:]}.png", measured.gradient)
-    tables.show_json(rows) if json else tables.show_properties(rows)
+            path = out / f"{word.strip('/').replace('/', '-')[-LONGEST_NAME:]}.png"
+            receptive_fields(path, {Path(word).name: measured.gradient})
+    show_json(rows) if json else show_properties(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from coatnet.cli import tables
+from coatnet.cli.run_tables import show_run
 from coatnet.ranks import is_main
 
 
@@ -18,4 +18,4 @@ def resume(run: Path, /) -> None:
 
     done = loop.resume(run)
     if is_main():
-        tables.show_run(done)
+        show_run(done)

@@ -10,7 +10,8 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import Progress
 
-from coatnet.cli import tables
+from coatnet.cli.data_tables import show_scan
+from coatnet.cli.printing import show_json, show_path
 from coatnet.data.samples import printable
 from coatnet.data.scan import Scan
 from coatnet.data.scan import scan as look
@@ -46,9 +47,9 @@ def scan(  # noqa: PLR0913 (flags)
     result = _look(data, found)
     if page is not None:
         write_report(page, result, found.parts)
-    tables.show_json(result.as_dict()) if json else tables.show_scan(result)
+    show_json(result.as_dict()) if json else show_scan(result)
     if page is not None and not json:
-        tables.show_path("report", page)
+        show_path("report", page)
     if strict and result.problems:
         raise DataError(f"{printable(data)}: {' '.join(result.problems)}", "repair the data, or leave out --strict")
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from coatnet.cli import tables
 from coatnet.cli.flags import given
+from coatnet.cli.printing import show_json
 from coatnet.data.sources import DataConfig, stored_path
 from coatnet.errors import ConfigError
 from coatnet.study.config import Experiments, Rates, Shares, Sizes, StudyConfig, Words, study_config
@@ -103,7 +103,7 @@ def study(  # noqa: PLR0913 (flags)
     if not plan:
         work.work(folder, found, runs if only is None else [runs[only]])
     if json:
-        tables.show_json(work.plan_as_dict(folder, found, runs))
+        show_json(work.plan_as_dict(folder, found, runs))
     elif not plan:
         study_tables.show_left(folder, runs)
 
@@ -122,7 +122,7 @@ def study_report(folder: Path, /, *, json: Annotated[bool, Parameter(negative=()
     place = StudyFolder(folder.expanduser())
     page, rows = report.write_report(place)
     if json:
-        tables.show_json({"report": str(page), "verdicts": rows})
+        show_json({"report": str(page), "verdicts": rows})
     else:
         study_tables.show_verdicts(rows, page)
 
@@ -155,4 +155,4 @@ def study_advise(  # noqa: PLR0913 (flags)
     usual = Path("runs") / f"study-{default_name(data)}"
     place = study.expanduser() if study else usual if (usual / "study.json").is_file() else None
     advice = advise.advise(DataConfig(path=stored_path(data)), limit, StudyFolder(place) if place else None, device)
-    tables.show_json(advice.as_dict()) if json else study_tables.show_advice(advice)
+    show_json(advice.as_dict()) if json else study_tables.show_advice(advice)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from coatnet.cli import runs, tables
+from coatnet.cli import runs
 from coatnet.cli.flags import (
     Asked,
     AskedGroup,
@@ -22,6 +22,7 @@ from coatnet.cli.flags import (
     given,
     run_settings,
 )
+from coatnet.cli.run_tables import show_choices, show_forecast, show_run
 from coatnet.errors import ConfigError
 from coatnet.ranks import is_main
 from coatnet.training.folder import RunFolder
@@ -72,13 +73,13 @@ def train(  # noqa: PLR0913 (flags)
     else:
         config, splits = build_config(data, flags, asked)
         if is_main():
-            tables.show_choices(config, folder)
+            show_choices(config, folder)
     if dry_run:
         from coatnet.training.forecast import forecast  # imports torch: only when all that was typed is right
 
         expected = forecast(config, splits)
         if is_main():
-            tables.show_forecast(expected)
+            show_forecast(expected)
         return
     from coatnet.training import loop
 
@@ -88,4 +89,4 @@ def train(  # noqa: PLR0913 (flags)
     else:
         run = loop.train(config, folder, splits=splits, overwrite=overwrite, command=command)
     if is_main():
-        tables.show_run(run)
+        show_run(run)

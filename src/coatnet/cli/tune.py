@@ -8,8 +8,9 @@ from typing import Annotated
 from cyclopts import Parameter
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
-from coatnet.cli import tables
 from coatnet.cli.flags import Asked, AskedGroup, build_config
+from coatnet.cli.printing import show_json
+from coatnet.cli.run_tables import show_tuning
 from coatnet.errors import ConfigError
 from coatnet.frozen import Frozen
 from coatnet.training.config import parse_duration
@@ -68,4 +69,4 @@ def tune(
         if name in flags.model_fields_set:
             words += [f"--{name}", str(getattr(flags, name))]
     found = tuning.tune(config, folder, tuple(words), trials=flags.trials, seconds=flags.time)
-    tables.show_json(found.as_dict()) if json else tables.show_tuning(found)
+    show_json(found.as_dict()) if json else show_tuning(found)

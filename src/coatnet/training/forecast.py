@@ -8,16 +8,13 @@ from dataclasses import dataclass
 
 from coatnet.data.sources import Splits, open_data
 from coatnet.errors import Stopped
-from coatnet.model.guests import GuestConfig, check_guest
 from coatnet.ranks import joined
-from coatnet.runtime.engines import find_device
 from coatnet.runtime.timing import peak_memory
 from coatnet.training.config import TrainConfig
 from coatnet.training.length import Pace
-from coatnet.training.machine import keep_freed_memory
 from coatnet.training.memory import capacity
 from coatnet.training.signals import StopRequestedError, StopSignal
-from coatnet.training.start import check_machine, measure, prepare
+from coatnet.training.start import measure, prepare, ready_machine
 
 REPORT_SECONDS = 2.0
 """Writing the classifier, the plots and the report on two idle cores of a Xeon (benchmarks/forecast.md)."""
@@ -66,11 +63,7 @@ def forecast(config: TrainConfig, splits: Splits | None = None) -> Forecast:
     Raises:
         CoatnetError: what `train` would raise before its first step.
     """
-    device = find_device(config.run.device)
-    check_machine(config.run, device)
-    if isinstance(config.model, GuestConfig):
-        check_guest(config.model)
-    keep_freed_memory()
+    device = ready_machine(config)
     with joined(), StopSignal() as stop:
         try:
             with stop.interruptible():

@@ -15,19 +15,17 @@ from coatnet.data.samples import printable
 from coatnet.data.sources import Source, Splits, open_data
 from coatnet.errors import Stopped
 from coatnet.evaluation.metrics import Evaluation
-from coatnet.model.guests import GuestConfig, check_guest
 from coatnet.ranks import any_rank, from_main, gathered, is_joined, is_main, joined, wait_for_all
-from coatnet.runtime.engines import find_device
 from coatnet.training.checkpoint import load_newest, save_checkpoint
 from coatnet.training.config import TrainConfig
 from coatnet.training.folder import RunFolder, default_folder
 from coatnet.training.initial import initial_state
 from coatnet.training.length import is_due
 from coatnet.training.log import TRAIN_SAMPLE, Meter, RunLog, SilentLog
-from coatnet.training.machine import describe, keep_freed_memory
+from coatnet.training.machine import describe
 from coatnet.training.results import report, save_classifier, take_score
 from coatnet.training.signals import StopRequestedError, StopSignal
-from coatnet.training.start import check_machine, prepare, stream_of
+from coatnet.training.start import prepare, ready_machine, stream_of
 from coatnet.training.trainer import Trainer
 
 Watch = Callable[[int, Evaluation], None]
@@ -50,6 +48,7 @@ class _Work:
     """What a run works with, from start to end."""
 
     config: TrainConfig
+    device: torch.device
     folder: RunFolder
     splits: Splits
     stream: TrainingStream
@@ -84,11 +83,7 @@ def train(  # noqa: PLR0913 (options are keywords)
         ResourceError: a step does not fit into memory; out of disk.
         Stopped: a signal came; what was done is saved.
     """
-    device = find_device(config.run.device)
-    check_machine(config.run, device)
-    if isinstance(config.model, GuestConfig):
-        check_guest(config.model)
-    keep_freed_memory()
+    device = ready_machine(config)
     with joined(), StopSignal() as stop:
         run_folder = RunFolder(from_main(default_folder(config.data.path) if folder is None else Path(folder)))
         run_folder.check_free(overwrite)
@@ -103,7 +98,7 @@ def train(  # noqa: PLR0913 (options are keywords)
             run_folder.make_empty()
             run_folder.write_start(config, splits, describe(device, command), initial)
         wait_for_all()
-        return _run(_Work(config, run_folder, splits, stream, stop, watch))
+        return _run(_Work(config, device, run_folder, splits, stream, stop, watch))
 
 
 def resume(folder: Path | str, *, watch: Watch | None = None) -> Run:
@@ -119,8 +114,7 @@ def resume(folder: Path | str, *, watch: Watch | None = None) -> Run:
     """
     run_folder = RunFolder(Path(folder))
     config = run_folder.read_config()
-    check_machine(config.run, find_device(config.run.device))
-    keep_freed_memory()
+    device = ready_machine(config)
     with joined(), StopSignal() as stop:
         try:
             with stop.interruptible():
@@ -128,13 +122,13 @@ def resume(folder: Path | str, *, watch: Watch | None = None) -> Run:
                 stream = stream_of(config, splits)
         except StopRequestedError:
             raise Stopped("stopped before the first step", f"coatnet resume {folder}") from None
-        return _run(_Work(config, run_folder, splits, stream, stop, watch))
+        return _run(_Work(config, device, run_folder, splits, stream, stop, watch))
 
 
 def _run(work: _Work) -> Run:
     """Steps, evaluations and checkpoints until the end, then what the run leaves."""
     folder, run = work.folder, work.config.run
-    trainer = Trainer(work.config, find_device(run.device), folder.initial if work.config.initial else None)
+    trainer = Trainer(work.config, work.device, folder.initial if work.config.initial else None)
     state = trainer.state
     assert run.steps is not None
     damaged = load_newest(state, folder.checkpoints)

@@ -97,14 +97,17 @@ class RunningStatistics:
     process computes them.
 
     Args:
-        model: the network, before the step.
+        model: the network; it keeps its tensors.
     """
 
     def __init__(self, model: nn.Module) -> None:
         running = list(_running(model))
         self._counters = [buffer for buffer in running if not buffer.is_floating_point()]
-        self._counts = [counter.clone() for counter in self._counters]
         self._buffers = [buffer for buffer in running if buffer.is_floating_point()]
+
+    def begin(self) -> None:
+        """Before a step."""
+        self._counts = [counter.clone() for counter in self._counters]
         self._before = [buffer.clone() for buffer in self._buffers]
         self._sums: list[Tensor] = []
         self._own = 0

@@ -14,12 +14,14 @@ from coatnet.data.loader import TrainingStream
 from coatnet.data.sources import Splits
 from coatnet.errors import ConfigError
 from coatnet.evaluation.evaluate import evaluate
+from coatnet.model.guests import GuestConfig, check_guest
 from coatnet.ranks import from_main, world_size
 from coatnet.runtime.compiled_engine import check_compiler
-from coatnet.runtime.engines import TorchEngine
-from coatnet.training.config import RunConfig, TrainConfig
+from coatnet.runtime.engines import TorchEngine, find_device
+from coatnet.training.config import TrainConfig
 from coatnet.training.length import Pace, resolve_length, set_pace
 from coatnet.training.log import check_tensorboard
+from coatnet.training.machine import keep_freed_memory
 from coatnet.training.memory import fit
 from coatnet.training.parallel import num_parts, own_parts
 from coatnet.training.signals import StopSignal
@@ -41,13 +43,17 @@ class Start(NamedTuple):
     """Measured where it was needed: for a time budget."""
 
 
-def check_machine(run: RunConfig, device: torch.device) -> None:
-    """See that what a run asks of the machine is there, before anything is read.
+def ready_machine(config: TrainConfig) -> torch.device:
+    """See that what a run asks of the machine is there, before anything is read, and make it ready.
+
+    Returns:
+        Where the network lives.
 
     Raises:
-        ConfigError: several processes or GPUs are needed and are not there.
-        MissingPartError: TensorBoard or a compiler is asked for and not there.
+        ConfigError: several processes or GPUs are needed and are not there, or a guest does not work at its image size.
+        MissingPartError: a device, TensorBoard or a compiler is asked for and not there.
     """
+    run, device = config.run, find_device(config.run.device)
     if run.tensorboard:
         check_tensorboard()
     several = f"{world_size()} process{'es' if world_size() > 1 else ''} on {device.type}"
@@ -55,6 +61,10 @@ def check_machine(run: RunConfig, device: torch.device) -> None:
         raise ConfigError(f"sync_batch_norm joins several GPUs, and this is {several}", "leave it out")
     if run.compile:
         check_compiler(device)
+    if isinstance(config.model, GuestConfig):
+        check_guest(config.model)
+    keep_freed_memory()
+    return device
 
 
 def prepare(config: TrainConfig, device: torch.device, splits: Splits) -> Start:

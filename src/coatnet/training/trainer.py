@@ -22,6 +22,7 @@ from coatnet.evaluation.evaluate import score, share_of
 from coatnet.evaluation.metrics import Evaluation
 from coatnet.model.coatnet import CoAtNet
 from coatnet.model.family import create_model
+from coatnet.model.guests import GuestConfig
 from coatnet.model.layers import ordered_layers
 from coatnet.model.mbconv import StochasticDepth
 from coatnet.model.weights import load_weights
@@ -74,6 +75,8 @@ class Trainer:
         self.frozen = False
         optimizer = create_optimizer(model, config.optimizer)
         self.state = TrainingState(model, optimizer, ema)
+        self.statistics = RunningStatistics(model)
+        self.depths = [module for module in model.modules() if isinstance(module, StochasticDepth) and module.rate]
         self.schedule: Scheduler = create_schedule(optimizer, config.optimizer, config.run.steps)
         self.augmentation = BatchAugmentation(config.augmentation)
         self.normalise = Normaliser(config.preprocess, device)
@@ -149,24 +152,24 @@ class Trainer:
         state, step = self.state, batches[0].step
         self._freeze(step)
         state.optimizer.zero_grad()
-        statistics = RunningStatistics(state.model)
+        self.statistics.begin()
         losses = []
         for batch in batches:
             with nullcontext() if batch is batches[-1] else keep_to_itself(self.shared):
                 loss = self._loss(batch) / len(batches)
                 torch.autograd.backward(loss)
-            statistics.note(last=batch is batches[-1])
+            self.statistics.note(last=batch is batches[-1])
             losses.append(loss.detach())
         total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         average([total])
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.config.optimizer.gradient_clip or math.inf)
         state.step = step + 1
         if not torch.isfinite(whole(norm)):
-            statistics.forget()
+            self.statistics.forget()
             self._skip(step, total)
             return None
         state.skipped = 0
-        statistics.finish()
+        self.statistics.finish()
         self.schedule.step_update(step)
         state.optimizer.step()
         if state.ema:
@@ -201,8 +204,9 @@ class Trainer:
         images, targets = self.augmentation(
             images, labels, self.config.model.num_classes, position_seed(seed, _BATCH_DRAW)
         )
-        draw_stochastic_depth(self.state.model, len(labels), position_seed(seed, _DEPTH_DRAW), self.device)
-        torch.manual_seed(position_seed(seed, _GUEST_DRAW))  # guests draw from torch's own generators
+        draw_stochastic_depth(self.depths, len(labels), position_seed(seed, _DEPTH_DRAW), self.device)
+        if isinstance(self.config.model, GuestConfig):  # guests draw from torch's own generators
+            torch.manual_seed(position_seed(seed, _GUEST_DRAW))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             logits = self.network(images)
         return self.loss(logits.float(), targets)
@@ -242,9 +246,8 @@ def sigmoid_loss(logits_BK: Tensor, targets_BK: Tensor) -> Tensor:
     return nn.functional.binary_cross_entropy_with_logits(logits_BK, targets_BK, reduction="sum") / len(logits_BK)
 
 
-def draw_stochastic_depth(model: nn.Module, num_samples: int, seed: int, device: torch.device) -> None:
+def draw_stochastic_depth(depths: Sequence[StochasticDepth], num_samples: int, seed: int, device: torch.device) -> None:
     """Fix which samples lose which branches in the next forward: a function of the seed and the place in the batch."""
-    depths = [module for module in model.modules() if isinstance(module, StochasticDepth) and module.rate]
     if not depths:
         return
     generator = torch.Generator().manual_seed(seed)
