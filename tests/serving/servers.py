@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-IN_TORCH = ("--device", "cpu", "--runtime", "torch", "--threads", "1")
+IN_TORCH = ("--device", "cpu", "--runtime", "torch", "--precision", "float32", "--threads", "1")
 KINDS = {b"\x89": "image/png", b"\xff": "image/jpeg", b"R": "image/webp"}
 
 
