@@ -132,15 +132,28 @@ def test_explanations_are_made_one_at_a_time(halted):
 # --- size ------------------------------------------------------------------------------------------------------------
 
 
+SPARE = 65_536 + 1_000
+"""Read of a body beyond its limit, at most; and the heads of this request and of that for the metrics."""
+
+
+def received(server):
+    return server.metrics()["coatnet_received_bytes_total"]
+
+
 def test_too_long_by_its_own_word_is_refused_before_a_byte_is_read(small):
     answer = say(small, head(small, "Content-Type: image/png", f"Content-Length: {LIMIT + 1}"))
     check_answer(answer, 413, "too_large_bytes")
     assert b"connection: close" in answer
+    before = received(small)
+    answer = say(small, head(small, "Content-Type: image/png", "Content-Length: 50000000"), bytes(50_000_000))
+    check_answer(answer, 413, "too_large_bytes")
+    assert received(small) - before <= SPARE
 
 
 def test_too_long_without_a_word_is_cut_off(small):
-    """What was sent beyond the limit lies in the buffers of the system, some hundred kB, and not in the server."""
+    """What was sent beyond lies in the buffers of the system, some hundred kB, and not in the server."""
     chunk = b"4000\r\n" + bytes(0x4000) + b"\r\n"
+    before = received(small)
     with socket.create_connection(("127.0.0.1", small.port), timeout=20) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
         connection.sendall(head(small, "Content-Type: image/png", "Transfer-Encoding: chunked"))
@@ -152,6 +165,7 @@ def test_too_long_without_a_word_is_cut_off(small):
                 sent += len(chunk)
         check_answer(connection.recv(65536), 413, "too_large_bytes")
     assert sent < 10_000_000
+    assert LIMIT <= received(small) - before <= LIMIT + SPARE
 
 
 def test_the_largest_file_is_taken(small):

@@ -44,6 +44,7 @@ def test_sigterm_answers_what_was_accepted_and_leaves_nothing_behind(tiny_classi
             server.worker.suspend()
             worker = server.worker
             wait_for(lambda: server.metrics()["coatnet_images_waiting"] == 3)
+            num_answered = len(answers)
             server.process.send_signal(signal.SIGTERM)
             started = time.monotonic()
             wait_for(lambda: not server.is_ready())
@@ -55,6 +56,8 @@ def test_sigterm_answers_what_was_accepted_and_leaves_nothing_behind(tiny_classi
             assert server.process.wait(30) == 0, server.said()
         assert server.said() == ""
     assert {answer.status_code for answer in answers} == {200, 503}
+    # One was being computed and three waited: all that was accepted.
+    assert [answer.status_code for answer in answers[num_answered:]].count(200) == 4
     for answer in answers:
         if answer.status_code == 503:
             check_problem(answer, 503, "draining")

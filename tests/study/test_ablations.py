@@ -4,8 +4,9 @@ import torch
 from coatnet.errors import ConfigError
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import FAMILY, create_model
+from coatnet.model.layers import ordered_layers
 from coatnet.model.size import model_size
-from coatnet.study.ablations import ablations
+from coatnet.study.ablations import ablations, claims
 from coatnet.study.contenders import CONTENDERS
 
 SMALL = FAMILY["coatnet_mini_32"].replace(num_classes=3)
@@ -35,6 +36,13 @@ def test_the_papers_tables_are_asked_of_coatnet_2() -> None:
     cost = model_size(variants["stride in depthwise"].config).multiply_adds
     assert cost == pytest.approx(16.427e9, rel=1e-3)
     assert variants["windows"].config.attention_window == 7
+    ordering = claims("it", variants.values())
+    assert ("it", ">", "no relative attention") in ordering
+    assert ("it", "~", "layer norm") in ordering
+    assert ("stride in depthwise", ">=", "it") in ordering
+    assert not {"windows", "bias after the softmax"} & {
+        name for better, _, worse in ordering for name in (better, worse)
+    }
     vit = variants["ViT stem"].config
     assert (vit.layout, vit.stem_stride, vit.stages[0].width) == ("ViT", 16, 512)
     assert model_size(vit).multiply_adds == pytest.approx(model_size(base).multiply_adds, rel=0.05)
@@ -70,3 +78,6 @@ def test_contenders_are_built_for_small_images_too(name: str) -> None:
     with torch.device("meta"):
         model = create_model(name, num_classes=10, image_size=32)
         assert model(torch.empty(2, 3, 32, 32)).shape == (2, 10)
+    blocks = ordered_layers(model)  # what training needs of every network
+    assert len(blocks) > 10
+    assert {one for block in blocks for one in block.parameters()} == set(model.parameters())

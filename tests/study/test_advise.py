@@ -36,15 +36,23 @@ def test_the_largest_member_within_the_limit(capsys) -> None:
         assert advice["name"] == expected
         assert advice["parameters"] == model_size(FAMILY[expected].replace(num_classes=10)).parameters
         assert advice["latency"] > 0
-    assert main(["study", "advise", "digits", "--parameters", "0.5M"]) == 2
-    assert "coatnet_mini_32 has 3." in capsys.readouterr().err
+    assert main(["study", "advise", "digits", "--parameters", "0.01M"]) == 2
+    assert "parameters" in capsys.readouterr().err
+
+
+def test_below_the_smallest_member_a_smaller_network_is_advised() -> None:
+    smallest = model_size(FAMILY["coatnet_mini_32"].replace(num_classes=10)).parameters
+    advice = advise(DataConfig(path="digits"), Limit(parameters=1e6), device="cpu")
+    assert advice.layout == "CCTT" == advice.config.layout.replace("-", "")
+    assert 0.24 * smallest < advice.parameters == model_size(advice.config).parameters <= 1e6
+    assert advice.name == f"CCTT of {advice.parameters / 1e6:.2f} M parameters"
 
 
 def test_a_latency_is_what_was_measured_and_meets_the_limit() -> None:
     advice = advise(DataConfig(path="digits"), Limit(latency=60.0), device="cpu")
     assert advice.name == "coatnet_small_32"
     assert advice.latency <= 60.0
-    with pytest.raises(ConfigError, match="coatnet_mini_32 takes"):
+    with pytest.raises(ConfigError, match=r"CCTT of 0\.\d+ M parameters takes"):
         advise(DataConfig(path="digits"), Limit(latency=1e-9), device="cpu")
 
 

@@ -55,6 +55,32 @@ def test_capacity_is_judged_on_what_was_fitted_and_on_the_end() -> None:
     assert told == {FITTED: "holds", FINAL: "undecided"}
 
 
+def test_transfer_and_ablations_are_judged_by_the_papers_tables() -> None:
+    """The base stands among the layouts of generalization; transfer has a verdict at each image size."""
+    results = [
+        result(experiment, arm, seed, top1 + 0.001 * seed, course(top1, 1.0, 0.5))
+        for seed in range(5)
+        for experiment, arm, top1 in (
+            ("generalization", "CCTT", 0.6),
+            ("generalization", "CTTT", 0.9),
+            ("ablations", "no relative attention", 0.5),
+            ("ablations", "stride in depthwise", 0.58),
+            ("transfer", "CCTT", 0.7),
+            ("transfer", "CTTT", 0.8),
+        )
+    ]
+    ablated = (("CCTT", ">", "no relative attention"), ("stride in depthwise", ">=", "CCTT"), ("CCTT", "~", "not run"))
+    told = {
+        one.experiment: [(pair.better, pair.worse, pair.verdict) for pair in one.pairs]
+        for one in verdicts(results, ablated)
+    }
+    assert told["transfer"] == [("CCTT", "CTTT", "contradicted")]
+    assert told["ablations"] == [
+        ("CCTT", "no relative attention", "holds"),
+        ("stride in depthwise", "CCTT", "contradicted"),
+    ]
+
+
 def test_convergence_is_counted_to_what_all_reached() -> None:
     found = convergence(GENERALIZED)
     assert (found.train_loss, found.val_top1) == (0.5, 0.6)

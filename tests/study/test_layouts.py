@@ -1,4 +1,5 @@
 import itertools
+import re
 import subprocess
 import sys
 
@@ -119,6 +120,17 @@ def test_budgets() -> None:
 def test_what_cannot_be_is_told(arguments, choices, words) -> None:
     with pytest.raises(ConfigError, match=words):
         matched_layouts(*arguments, **choices)
+
+
+def test_the_nearest_budgets_that_can_be_had_are_told() -> None:
+    """On either side of the request; and asked for, they are found."""
+    with pytest.raises(ConfigError) as caught:
+        matched_layouts("1.2M", image_size=32, num_classes=10)
+    below, above = re.findall(r"[\d.]+M", caught.value.hint)
+    assert parse_budget(below).parameters < 1.2e6 < parse_budget(above).parameters
+    for budget in (below, above):
+        matched = matched_layouts(budget, image_size=32, num_classes=10)
+        assert abs(distance(matched, parse_budget(budget)).parameters) < 0.02
 
 
 def test_the_search_needs_no_torch() -> None:

@@ -16,8 +16,10 @@ from coatnet.data.sources import DataConfig, open_data
 from coatnet.errors import ConfigError
 from coatnet.study.config import study_config
 from coatnet.study.folder import StudyFolder
+from coatnet.study.named_network import open_network
 from coatnet.study.networks import settle
 from coatnet.study.plan import TRIAL_SEED, plan, run_config
+from coatnet.study.properties import measure
 from coatnet.study.results import Moment, accuracy_at_loss, read_results, steps_to
 from coatnet.study.work import chosen_rate
 from coatnet.training.folder import RunFolder
@@ -111,8 +113,8 @@ def test_the_report_holds_all_it_promises(done) -> None:
     assert "CCCT &gt;= CCTT" in page
     assert "Table 4" in (done.report / "costs.csv").read_text()
     pictures = {path.stem for path in done.report.glob("*.png")}
-    assert pictures == {"generalization_0.1", "costs"}
-    assert pictures < {path.stem for path in done.report.glob("*.csv")}
+    assert pictures == {"generalization_0.1", "costs", "receptive_fields"}
+    assert pictures | {"properties"} < {path.stem for path in done.report.glob("*.csv")}
     with (done.report / "verdicts.csv").open() as file:
         verdicts = list(csv.DictReader(file))
     assert {row["pair"] for row in verdicts} == {"CCCT >= CCTT"}
@@ -123,6 +125,23 @@ def test_the_report_holds_all_it_promises(done) -> None:
     ]
     told = next(row for row in verdicts if row["measure"] == "final accuracy")
     assert float(told["difference"]) == pytest.approx(sum(differences) / 2)
+
+
+def test_the_report_measures_table_1_on_trained_networks(done) -> None:
+    """As the verb does on the folder of the run; the picture's data has a number for each pixel."""
+    assert main(["study", "report", str(done.path)]) == 0
+    with (done.report / "properties.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == [f"generalization/{arm}/0.1/seed-1" for arm in ("CCCT", "CCTT")]
+    for row in rows:
+        model, size = open_network(str(done.run(row["run"]).path), "", None)
+        alone = measure(model, "it", size).properties
+        assert float(row["error_at_stride"]) == alone.error_at_stride < 1e-9
+        assert float(row["input_adaptivity"]) == alone.input_adaptivity
+    assert len((done.report / "receptive_fields.csv").read_text().splitlines()) == 1 + 2 * 32**2
+    page = (done.report / "report.html").read_text()
+    assert "Three properties (Table 1)" in page
+    assert f"{float(rows[1]['receptive_field']):.1%}" in page
 
 
 def test_given_again_nothing_is_done(done, words) -> None:
@@ -194,7 +213,17 @@ def test_transfer_and_ablations_are_in_the_report(words, tmp_path) -> None:
     assert main(flags) == 0
     assert main(["study", "report", str(tmp_path / "all")]) == 0
     page = (tmp_path / "all" / "report" / "report.html").read_text()
-    for told in ("Transfer (Table 2)", "48 px", "linear attention", "Table 9", "coatnet_mini_32", "less CCTT, points"):
+    for told in (
+        "Verdicts: ablations",
+        "CCTT &gt;&gt; ViT stem",
+        "Transfer (Table 2)",
+        "48 px",
+        "84.23 at 384 px",
+        "linear attention",
+        "Table 9",
+        "coatnet_mini_32",
+        "less CCTT, points",
+    ):
         assert told in page
 
 

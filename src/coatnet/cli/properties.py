@@ -43,8 +43,9 @@ def properties(
         measured = measure(model, word, size)
         rows.append(measured.properties.model_dump(mode="json"))
         if out is not None:
-            from coatnet.pages.plots import receptive_field
+            from coatnet.pages.plots import receptive_fields
 
             out.mkdir(parents=True, exist_ok=True)
-            receptive_field(out / f"{word.strip('/').replace('/', '-')[-LONGEST_NAME:]}.png", measured.gradient)
+            path = out / f"{word.strip('/').replace('/', '-')[-LONGEST_NAME:]}.png"
+            receptive_fields(path, {Path(word).name: measured.gradient})
     show_json(rows) if json else show_properties(rows)

@@ -123,7 +123,8 @@ def explain(
         at: row and column of a pixel of the image as the network sees it; its middle if not given.
 
     Returns:
-        An Explanation. Guests have no attention parts; what else does not apply to them is told in `left_out`.
+        An Explanation. Of guests only timm's own CoAtNets have attention parts; what does not apply is told in
+        `left_out`.
 
     Raises:
         ModelFileError: the classifier is an exported artefact, which has no gradients.

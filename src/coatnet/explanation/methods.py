@@ -18,7 +18,8 @@ from coatnet.explanation.attention import BlockAttention, block_attention, rollo
 from coatnet.explanation.explain import HeatMap, Method
 from coatnet.explanation.gradients import grad_cam, integrated_gradients
 from coatnet.explanation.receptive_field import effective_receptive_field, stage_receptive_fields
-from coatnet.explanation.record import attention_layers, record
+from coatnet.explanation.record import attention_layers, record, watched
+from coatnet.explanation.timm_coatnet import timm_attention_layers, timm_block_attention
 from coatnet.model.coatnet import CoAtNet
 from coatnet.runtime.engines import TorchEngine
 
@@ -58,14 +59,6 @@ class Explainer(ABC):
         """
 
     @abstractmethod
-    def rollout(self) -> NDArray[np.float32]:
-        """See `attention.rollout`.
-
-        Raises:
-            ConfigError: it does not apply.
-        """
-
-    @abstractmethod
     def receptive_fields(self, place: tuple[float, float]) -> dict[str, NDArray[np.float32]]:
         """Of a place of each feature map that is known, by layer.
 
@@ -96,7 +89,10 @@ class Explainer(ABC):
         elif method == "integrated_gradients":
             maps = {"input": integrated_gradients(self.model, self.image_BCHW, target)[0].cpu().numpy()}
         elif method == "rollout":
-            maps = {"blocks": self.rollout()}
+            blocks = self.attention()
+            if not blocks:
+                raise ConfigError(f"attention rollout does not apply: {self.without_attention}")
+            maps = {"blocks": rollout(blocks)}
         else:
             maps = self.receptive_fields(place)
         return [HeatMap(method, layer, values) for layer, values in maps.items()]
@@ -128,13 +124,6 @@ class MemberExplainer(Explainer):
             raise ConfigError(f"Grad-CAM does not apply: layout {self.model.config.layout} has no convolution stage")
         return convolved
 
-    def rollout(self) -> NDArray[np.float32]:
-        """Through all transformer blocks."""
-        blocks = self.attention()
-        if not blocks:
-            raise ConfigError(f"attention rollout does not apply: {self.without_attention}")
-        return rollout(blocks)
-
     def receptive_fields(self, place: tuple[float, float]) -> dict[str, NDArray[np.float32]]:
         """Of each stage."""
         return stage_receptive_fields(self.model, self.image_BCHW, place)
@@ -153,11 +142,17 @@ class GuestExplainer(Explainer):
 
     @property
     def without_attention(self) -> str:
-        """The same for every guest."""
-        return "attention is taken apart for coatnet's own blocks only"
+        """The same for every guest but timm's own CoAtNets."""
+        return "attention is taken apart only for CoAtNets, ours and timm's"
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Logits; the last feature map is kept if there is one."""
+        """Logits; the last feature map is kept if there is one, and what the attention layers of a CoAtNet were
+        given."""
+        self._layers = dict(timm_attention_layers(self.model))
+        with watched(self._layers.items()) as self._calls:
+            return self._forward(image_BCHW)
+
+    def _forward(self, image_BCHW: Tensor) -> Tensor:
         self.map_BHWC = self._features(image_BCHW)
         if self.map_BHWC is None:
             logits_BK: Tensor = self.model(image_BCHW)
@@ -170,10 +165,6 @@ class GuestExplainer(Explainer):
             raise ConfigError("Grad-CAM does not apply: the network ends in tokens, not in a feature map")
         return {"features": self.map_BHWC}
 
-    def rollout(self) -> NDArray[np.float32]:
-        """Not known."""
-        raise ConfigError(f"attention rollout does not apply: {self.without_attention}")
-
     def receptive_fields(self, place: tuple[float, float]) -> dict[str, NDArray[np.float32]]:
         """Of the last feature map."""
         if self.map_BHWC is None:
@@ -181,8 +172,10 @@ class GuestExplainer(Explainer):
         return {"features": effective_receptive_field(self._map, self.image_BCHW, place)}
 
     def attention(self) -> tuple[BlockAttention, ...]:
-        """Nothing."""
-        return ()
+        """Of each transformer block of timm's own CoAtNets."""
+        return tuple(
+            timm_block_attention(name, layer, self._calls[name].inputs[0]) for name, layer in self._layers.items()
+        )
 
     def _map(self, image_BCHW: Tensor) -> Tensor:
         map_BHWC = self._features(image_BCHW)

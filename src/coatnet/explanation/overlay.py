@@ -23,7 +23,7 @@ SHORTER_SIDE = 256
 """Small images are enlarged to about this many pixels, so that they can be looked at."""
 TILE = 72
 """Least side of a tile in pixels."""
-GAP = 4
+GAP = 12
 """Pixels between tiles."""
 QUERY = (0, 255, 0)
 """Mark of the query: a colour that neither scale has."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -26,41 +26,52 @@ class Record:
 
     logits: Tensor
     """`(B, classes)`."""
-    maps: dict[str, Tensor] = field(default_factory=dict)
+    maps: dict[str, Tensor]
     """The output `(B, H, W, C)` of each stage, by its name."""
-    tokens: dict[str, tuple[Tensor, Grid]] = field(default_factory=dict)
+    tokens: dict[str, tuple[Tensor, Grid]]
     """What each attention layer was given, `(B, N, C)` and its grid, by the name of its block."""
 
 
 def record(model: CoAtNet, images_BCHW: Tensor) -> Record:
-    """Run a member and keep what its stages gave.
+    """Run a member and keep what its stages gave."""
+    stages = zip(stage_names(model.config), model.stages, strict=True)
+    with watched(stages) as maps, watched(attention_layers(model)) as layers:
+        logits = model(images_BCHW)
+    return Record(
+        logits,
+        maps={name: call.output for name, call in maps.items()},
+        tokens={name: call.inputs for name, call in layers.items()},
+    )
 
-    Only the calls of this thread are recorded, so that the same network may answer others meanwhile.
+
+class Call(NamedTuple):
+    """One call of a layer."""
+
+    inputs: Any
+    """The tuple of what it was given."""
+    output: Tensor
+
+
+@contextmanager
+def watched(layers: Iterable[tuple[str, nn.Module]]) -> Iterator[dict[str, Call]]:
+    """The last call of each layer inside the `with`, by the layer's name.
+
+    Only the calls of this thread are kept, so that the same network may answer others meanwhile.
     """
-    seen = Record(images_BCHW)
+    calls: dict[str, Call] = {}
     caller = threading.get_ident()
 
-    def keep_map(name: str) -> Any:
+    def keep(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             if threading.get_ident() == caller:
-                seen.maps[name] = output
-
-        return hook
-
-    def keep_tokens(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if threading.get_ident() == caller:
-                seen.tokens[name] = inputs
+                calls[name] = Call(inputs, output)
 
         return hook
 
     with ExitStack() as hooks:
-        for name, stage in zip(stage_names(model.config), model.stages, strict=True):
-            hooks.callback(stage.register_forward_hook(keep_map(name)).remove)
-        for name, layer in attention_layers(model):
-            hooks.callback(layer.register_forward_pre_hook(keep_tokens(name)).remove)
-        seen.logits = model(images_BCHW)
-    return seen
+        for name, layer in layers:
+            hooks.callback(layer.register_forward_hook(keep(name)).remove)
+        yield calls
 
 
 def stage_names(config: CoAtNetConfig) -> list[str]:

@@ -192,7 +192,7 @@ class _TanhGelu(torch.autograd.Function):
     def forward(ctx: Any, x_X: Tensor) -> Tensor:
         x_X = x_X.contiguous()
         y_X, slope_X = torch.empty_like(x_X), torch.empty_like(x_X)
-        for x, y, slope in zip(*(map_X.view(-1).split(_PLACES) for map_X in (x_X, y_X, slope_X)), strict=True):
+        for x, y, slope in zip(*(torch.split(map_X.view(-1), _PLACES) for map_X in (x_X, y_X, slope_X)), strict=True):
             wide = x.to(torch.promote_types(x.dtype, torch.float32))
             square = wide * wide
             v = torch.add(wide.new_tensor(_FACTOR), square, alpha=_FACTOR * _CUBIC).mul_(wide)

@@ -10,8 +10,8 @@ from torch import nn
 from coatnet.errors import ConfigError
 from coatnet.model.coatnet import CoAtNet
 
-_BODY = re.compile(r"blocks|stages|layers|features|layer\d+")
-"""What timm's networks call the parts that hold their blocks."""
+_BODY = re.compile(r"blocks|stages|layers|features|layer\d+|transformer")
+"""What timm's networks, and at the end vit-pytorch's, call the parts that hold their blocks."""
 
 
 def ordered_layers(model: nn.Module) -> list[nn.Module]:
@@ -48,5 +48,7 @@ def _blocks(part: nn.Module) -> Iterator[nn.Module]:
         first, *others = list(_blocks(blocks)) or [nn.ModuleList()]
         yield nn.ModuleList([*(child for name, child in part.named_children() if name != "blocks"), first])
         yield from others
+    elif isinstance(layers := getattr(part, "layers", None), nn.ModuleList) and len([*part.children()]) == 1:
+        yield from layers  # vit-pytorch's transformer
     else:
         yield part

@@ -3,7 +3,7 @@
 matplotlib is imported inside the functions and used through `Figure` alone: no pyplot, no backend, no display.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -141,15 +141,24 @@ def panels(path: Path, shown: Sequence[Panel]) -> None:
     _write(figure, path)
 
 
-def receptive_field(path: Path, gradient: NDArray[np.float32]) -> None:
-    """The gradient of one place for each pixel, `(H, W)`, not negative: black where there is none. The colours are
-    logarithmic over four decades, since it falls steeply."""
-    figure = _figure(4, 4)
-    axes = figure.subplots()
-    strongest = gradient.max() or 1.0
-    axes.imshow(np.log10(np.clip(gradient / strongest, 1e-4, 1)), cmap="inferno", vmin=-4, vmax=0)
-    axes.set_xticks([])
-    axes.set_yticks([])
+def receptive_fields(path: Path, gradients: Mapping[str, NDArray[np.float32]]) -> None:
+    """The gradient of one place for each pixel, side by side for several networks: black where there is none. The
+    colours are logarithmic over four decades, since it falls steeply.
+
+    Args:
+        path: the PNG file to write.
+        gradients: by the network's name, each (H, W), not negative.
+    """
+    side = 4.0 if len(gradients) == 1 else 2.0
+    figure = _figure(side * len(gradients), side + 0.3)
+    for axes, (name, gradient) in zip(
+        figure.subplots(1, len(gradients), squeeze=False)[0], gradients.items(), strict=True
+    ):
+        strongest = gradient.max() or 1.0
+        axes.imshow(np.log10(np.clip(gradient / strongest, 1e-4, 1)), cmap="inferno", vmin=-4, vmax=0)
+        axes.set_title(shortened(name, 40), parse_math=False)
+        axes.set_xticks([])
+        axes.set_yticks([])
     _write(figure, path)
 
 

@@ -18,6 +18,7 @@ class Metrics:
             "coatnet_answers", "Answers by endpoint and status.", ["endpoint", "status"], registry=registry
         )
         self.problems = Counter("coatnet_problems", "Requests without an answer by code.", ["code"], registry=registry)
+        self.received_bytes = Counter("coatnet_received_bytes", "Bytes of requests that were read.", registry=registry)
         self.images = Counter("coatnet_images_computed", "Images that the network saw.", registry=registry)
         self.dropped = Counter(
             "coatnet_images_dropped", "Images dropped before the network: too late.", registry=registry

@@ -15,18 +15,27 @@ RECEIVE_SECONDS = 8.0
 """For a whole request, and a little more for each byte of it. Who drips is closed before 10 s are over."""
 SLOWEST_BYTES_PER_SECOND = 32 * 1024
 """A phone in a poor place uploads at twice that: 0.5 Mbit/s."""
+READ_BYTES = 32 * 1024
+"""Read at once: most photographs that were made small for the web in one piece. A body that is too long is read at most
+two pieces beyond its limit."""
 
 
-class DeadlineProtocol(H11Protocol):
+class DeadlineProtocol(H11Protocol, asyncio.BufferedProtocol):
     """One connection. Without a deadline some hundred clients that send a byte a second have the server for themselves.
 
     Args:
         count: told of each problem that is answered here, before the application sees the request.
+        received: told how many bytes came.
     """
 
-    def __init__(self, *args: Any, count: Callable[[Problem], None], **kwargs: Any) -> None:
+    _buffer = memoryview(bytearray(READ_BYTES))  # of all connections: what is in it is copied at once
+
+    def __init__(
+        self, *args: Any, count: Callable[[Problem], None], received: Callable[[int], None], **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._count = count
+        self._received = received
         self._timer: asyncio.TimerHandle | None = None
         self._since = 0.0
         self._num_bytes = 0
@@ -36,14 +45,25 @@ class DeadlineProtocol(H11Protocol):
         super().connection_made(transport)
         self._start()
 
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where asyncio puts what it reads."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So much is there."""
+        self.data_received(bytes(self._buffer[:nbytes]))
+
     def data_received(self, data: bytes) -> None:
         """Some bytes of a request."""
         if self._timer is None:
             self._start()
         self._num_bytes += len(data)
+        self._received(len(data))
         super().data_received(data)
         if not self._is_receiving():
             self._stop()
+        elif self.conn.our_state is h11.SEND_BODY:  # refused, and the rest is too long to be read for nothing
+            self.flow.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing more to wait for."""

@@ -154,7 +154,8 @@ class _Server(uvicorn.Server):
     """Uvicorn, with signals of ours: its own would close the port before a balancer could see that we are leaving."""
 
     def __init__(self, admission: Admission, supervisor: Supervisor) -> None:
-        protocol: Any = functools.partial(DeadlineProtocol, count=admission.count)
+        received = supervisor.metrics.received_bytes.inc
+        protocol: Any = functools.partial(DeadlineProtocol, count=admission.count, received=received)
         super().__init__(
             uvicorn.Config(
                 admission,

@@ -11,6 +11,7 @@ import numpy as np
 from coatnet.classifier import Classifier
 from coatnet.errors import ConfigError
 from coatnet.runtime.engines import TorchEngine
+from coatnet.runtime.timing import time_in_turn
 
 SECONDS = 4.0
 """The measurement ends about here: a start that takes longer annoys, and coatnet_0 at 224 px needs no more."""
@@ -101,13 +102,10 @@ def _num_cores() -> int:
 
 
 def _measure(classifier: Classifier, batch_size: int) -> float:
-    """Seconds of a batch: the best of three after one to warm up, or that one alone if it takes long."""
+    """Seconds of a batch: the best of three after one to warm up, or that one alone if it is too long anyway."""
     images = np.zeros((batch_size, 3, *classifier.preprocess.image_size), np.float32)
-    seconds = []
-    for _ in range(4):
-        started = time.perf_counter()
-        classifier.engine.logits(images)
-        seconds.append(time.perf_counter() - started)
-        if seconds[0] > 1:
-            break
-    return min(seconds[1:] or seconds)
+    batch = {batch_size: lambda: classifier.engine.logits(images)}
+    (first,) = time_in_turn(batch, 1, warm_up=0)[batch_size].seconds
+    if first > LONGEST_BATCH:
+        return first
+    return min(time_in_turn(batch, 3, warm_up=0)[batch_size].seconds)

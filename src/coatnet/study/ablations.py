@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
 
 from coatnet.errors import ConfigError
 from coatnet.frozen import Frozen
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.size import model_size
+
+if TYPE_CHECKING:
+    from coatnet.study.statistics import Ordering, Relation
+
+
+Claim = Literal["", "~", ">", ">>", "<="]
+"""How the base stands to a variant in the paper: as in `statistics`, or no better; nothing where it is silent."""
 
 
 class Variant(Frozen):
@@ -17,6 +26,7 @@ class Variant(Frozen):
     """What is otherwise, as "head size 64"; "base" for the network itself."""
     table: str
     """Where in the paper the question stands."""
+    claim: Claim
     config: CoAtNetConfig
     """The network."""
 
@@ -35,19 +45,41 @@ def ablations(base: CoAtNetConfig) -> tuple[Variant, ...]:
     norm = {"batch": "layer", "layer": "batch"}[base.convolution_norm]
     location = {"expand": "depthwise", "depthwise": "expand"}[base.stride_location]
     head_size = _other_head_size(base)
-    variants = [
-        ("base", "Table 6 to 9", base),
-        ("no relative attention", "Table 6", base.replace(relative_attention=False)),
-        ("bias after the softmax", "section 2.1", after),
-        *((f"S2 {split.stages[1].depth}, S3 {split.stages[2].depth}", "Table 7", split) for split in _splits(base)),
-        (f"head size {head_size}", "Table 8", base.replace(head_size=head_size)),
-        (f"{norm} norm", "Table 8", base.replace(convolution_norm=norm)),
-        (f"stride in {location}", "Table 9", base.replace(stride_location=location)),
-        ("windows", "section 2.2", base.replace(attention="window", attention_window=_window(base))),
-        ("linear attention", "section 2.2", base.replace(attention="linear", relative_attention=False)),
-        ("ViT stem", "section 2.2", _with_vit_stem(base)),
+    # Of a head that is smaller, and of a stride that moves into the first convolution, the paper says nothing.
+    larger: Claim = ">" if head_size > base.head_size else ""
+    later: Claim = "<=" if location == "depthwise" else ""
+    variants: list[tuple[str, str, Claim, CoAtNetConfig]] = [
+        ("base", "Table 6 to 9", "", base),
+        ("no relative attention", "Table 6", ">", base.replace(relative_attention=False)),
+        ("bias after the softmax", "section 2.1", "", after),
+        *(
+            (f"S2 {split.stages[1].depth}, S3 {split.stages[2].depth}", "Table 7", ">", split)
+            for split in _splits(base)
+        ),
+        (f"head size {head_size}", "Table 8", larger, base.replace(head_size=head_size)),
+        (f"{norm} norm", "Table 8", "~", base.replace(convolution_norm=norm)),
+        (f"stride in {location}", "Table 9", later, base.replace(stride_location=location)),
+        ("windows", "section 2.2", "", base.replace(attention="window", attention_window=_window(base))),
+        ("linear attention", "section 2.2", ">", base.replace(attention="linear", relative_attention=False)),
+        ("ViT stem", "section 2.2", ">>", _with_vit_stem(base)),
     ]
-    return tuple(Variant(name=name, table=table, config=config) for name, table, config in variants)
+    return tuple(Variant(name=name, table=table, claim=claim, config=config) for name, table, claim, config in variants)
+
+
+def claims(base: str, variants: Iterable[Variant]) -> Ordering:
+    """What the paper says of variants.
+
+    Args:
+        base: the name of what they are compared with.
+        variants: of `ablations`.
+    """
+    found: list[tuple[str, Relation, str]] = []
+    for one in variants:
+        if one.claim == "<=":
+            found.append((one.name, ">=", base))
+        elif one.claim:
+            found.append((base, one.claim, one.name))
+    return tuple(found)
 
 
 def _check(base: CoAtNetConfig) -> None:

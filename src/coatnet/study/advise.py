@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +24,9 @@ from coatnet.study.statistics import paired
 
 MEMBERS_LAYOUT = "CCTT"
 """The paper's choice (section 2.2): that of all members but the largest two."""
+SMALLER = (0.7, 0.5, 0.35, 0.25, 0.18, 0.12)
+"""Shares of the smallest member's parameters that are tried if it is beyond the limit: steps as those between members,
+which have 1.5 to 2.5 times as many as the next."""
 UNTIMED, ROUNDS, TIMED = 5, 5, 20
 """Forward passes in which caches settle; then rounds, and timed passes in each. The latency is the worst of the rounds'
 medians: a single slow pass says nothing, a slow round that what meets the limit now may not do so later."""
@@ -79,7 +82,8 @@ def parse_limit(latency: str | None, parameters: str | None) -> Limit:
 
 
 def advise(data: DataConfig, limit: Limit, study: StudyFolder | None = None, device: str = "auto") -> Advice:
-    """The largest network within the limit, of the layout that a study found best for about as many images.
+    """The largest network within the limit, of the layout that a study found best for about as many images: a member's
+    size, or if none is within the limit, a smaller one.
 
     Args:
         data: what it is for.
@@ -93,29 +97,24 @@ def advise(data: DataConfig, limit: Limit, study: StudyFolder | None = None, dev
     train = open_data(data).train
     size = study_config(data).image_size
     layout, reason, runs = _best_layout(len(train), study)
-    members = sorted(
-        (name for name, config in FAMILY.items() if config.image_size == size),
-        key=lambda name: model_size(FAMILY[name]).multiply_adds,
-    )
     fitting: tuple[str, CoAtNetConfig, float | None] | None = None
-    beyond = "there is no member of this image size"
-    for name in members:
-        config = _of_layout(layout, name, size, len(train.class_names))
-        parameters = model_size(config).parameters
-        latency = None if limit.latency is None else measure_latency(config, device)
-        if limit.parameters is not None and parameters > limit.parameters:
-            beyond = f"{name} has {parameters / 1e6:.2f} M parameters"
-            break
-        if limit.latency is not None and latency is not None and latency > limit.latency:
-            beyond = f"{name} takes {1000 * latency:.1f} ms"
+    for name, config in _members(layout, size, len(train.class_names)):
+        latency, beyond = _measured(name, config, limit, device)
+        if beyond:
             break
         fitting = name, config, latency
+    if fitting is None:
+        for name, config in _smaller(layout, size, len(train.class_names)):
+            latency, beyond = _measured(name, config, limit, device)
+            if not beyond:
+                fitting = name, config, latency
+                break
     if fitting is None:
         raise ConfigError(f"no network is within this limit: {beyond}", "allow more, or export to a faster engine")
     name, config, latency = fitting
     return Advice(
         layout=layout,
-        name=name if layout == MEMBERS_LAYOUT else f"{layout} of the size of {name}",
+        name=name,
         config=config,
         parameters=model_size(config).parameters,
         multiply_adds=model_size(config).multiply_adds,
@@ -123,6 +122,16 @@ def advise(data: DataConfig, limit: Limit, study: StudyFolder | None = None, dev
         reason=reason,
         runs=runs,
     )
+
+
+def _measured(name: str, config: CoAtNetConfig, limit: Limit, device: str) -> tuple[float | None, str]:
+    """The latency, if it is limited; and what is beyond the limit, or nothing."""
+    parameters = model_size(config).parameters
+    if limit.parameters is not None:
+        return None, f"{name} has {parameters / 1e6:.2f} M parameters" if parameters > limit.parameters else ""
+    assert limit.latency is not None
+    latency = measure_latency(config, device)
+    return latency, f"{name} takes {1000 * latency:.1f} ms" if latency > limit.latency else ""
 
 
 def measure_latency(config: CoAtNetConfig, device: str = "auto") -> float:
@@ -139,12 +148,35 @@ def measure_latency(config: CoAtNetConfig, device: str = "auto") -> float:
     return max(timing["network"].median for timing in timings)
 
 
-def _of_layout(layout: str, member: str, size: int, num_classes: int) -> CoAtNetConfig:
-    """The member, or a network of another layout with as many parameters."""
-    config = FAMILY[member].replace(num_classes=num_classes)
-    if layout == MEMBERS_LAYOUT:
-        return config
-    budget = f"{model_size(config).parameters / 1e6:.3f}M"
+def _members(layout: str, size: int, num_classes: int) -> Iterator[tuple[str, CoAtNetConfig]]:
+    """The members for an image size, from the smallest on, or networks of another layout with as many parameters."""
+    for name, config in _by_cost(size, num_classes):
+        if layout == MEMBERS_LAYOUT:
+            yield name, config
+        else:
+            yield f"{layout} of the size of {name}", _sized(layout, config, 1.0)
+
+
+def _smaller(layout: str, size: int, num_classes: int) -> Iterator[tuple[str, CoAtNetConfig]]:
+    """Networks with less and less of the smallest member's parameters, until the search has none."""
+    _, smallest = _by_cost(size, num_classes)[0]
+    for share in SMALLER:
+        try:
+            config = _sized(layout, smallest, share)
+        except ConfigError:
+            return
+        yield f"{layout} of {model_size(config).parameters / 1e6:.2f} M parameters", config
+
+
+def _by_cost(size: int, num_classes: int) -> list[tuple[str, CoAtNetConfig]]:
+    members = [(name, one.replace(num_classes=num_classes)) for name, one in FAMILY.items() if one.image_size == size]
+    return sorted(members, key=lambda named: model_size(named[1]).multiply_adds)
+
+
+def _sized(layout: str, member: CoAtNetConfig, share: float) -> CoAtNetConfig:
+    """A network of a layout with a share of a member's parameters."""
+    budget = f"{share * model_size(member).parameters / 1e6:.3f}M"
+    size, num_classes = member.image_size, member.num_classes
     return matched_layouts(budget, (layout,), image_size=size, num_classes=num_classes)[0].config
 
 

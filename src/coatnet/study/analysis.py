@@ -6,7 +6,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coatnet.study.results import Result, accuracy_at_loss, steps_to
-from coatnet.study.statistics import CAPACITY, GENERALIZATION, Interval, Judged, interval, judge, paired
+from coatnet.study.statistics import (
+    CAPACITY,
+    GENERALIZATION,
+    TRANSFER,
+    Interval,
+    Judged,
+    Ordering,
+    interval,
+    judge,
+    paired,
+)
 
 BySeed = dict[int, float]
 Values = dict[str, BySeed]
@@ -76,8 +86,13 @@ def at_equal_loss(results: Sequence[Result]) -> Values:
     return found
 
 
-def verdicts(results: Sequence[Result]) -> list[Verdicts]:
-    """Both orderings, at every setting, by every measure that speaks of them; higher is better in each."""
+def verdicts(results: Sequence[Result], ablated: Ordering = ()) -> list[Verdicts]:
+    """The paper's orderings, at every setting, by every measure that speaks of them; higher is better in each.
+
+    Args:
+        results: of a study.
+        ablated: what the paper says of the ablations, see `ablations.claims`.
+    """
     found = []
     for setting in settings(of(results, "generalization")):
         some = of(results, "generalization", setting)
@@ -96,6 +111,13 @@ def verdicts(results: Sequence[Result]) -> list[Verdicts]:
         }
         for name, numbers in measures.items():
             found.append(Verdicts("capacity", setting, name, judge(CAPACITY, numbers)))
+    for setting in settings(of(results, "transfer")):
+        top1 = values(of(results, "transfer", setting), lambda one: one.top1)
+        found.append(Verdicts("transfer", setting, FINAL, judge(TRANSFER, top1)))
+    for setting in settings(of(results, "ablations")):
+        both = of(results, "generalization", setting) + of(results, "ablations", setting)
+        top1 = values(both, lambda one: one.top1)
+        found.append(Verdicts("ablations", setting, FINAL, judge(ablated, top1)))
     return [one for one in found if one.pairs]
 
 

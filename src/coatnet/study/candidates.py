@@ -16,8 +16,8 @@ from coatnet.frozen import explain
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.size import further_block_sizes, model_size
 
-REACH = 1.1
-"""Networks further than this factor from what was asked are left out."""
+REACH, FURTHER_REACH = 1.1, 2.0
+"""Networks further than this factor from what was asked are left out; and when the question is what there is near."""
 VIT_BLOCKS = range(6, 37)
 """ViT_REL's blocks that are tried."""
 LIKELY_WIDTH, LEAST_WIDTH = 40, 10
@@ -37,8 +37,16 @@ head size."""
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Asked = tuple[float | None, float | None]
-"""Parameters and multiply-adds; None where nothing was asked."""
+
+
+class Asked(NamedTuple):
+    """What size networks should have."""
+
+    parameters: float | None
+    """None where nothing was asked."""
+    multiply_adds: float | None
+    reach: float = REACH
+    """Factor within which they are."""
 
 
 class Candidates(NamedTuple):
@@ -176,12 +184,12 @@ def _reached(
         unlikeness: for each of `depths`.
         asked: what their size should be.
     """
-    index, wanted = next((index, wanted) for index, wanted in enumerate(asked) if wanted)
+    index, wanted = next((index, wanted) for index, wanted in enumerate(asked[:2]) if wanted)
     least = model_size(config)
-    if least[index] > wanted * REACH:
+    if least[index] > wanted * asked.reach:
         return None
     sizes = np.array(least) + (depths - 1.0) @ np.array(further_block_sizes(config), float)
-    (near,) = np.nonzero(np.abs(np.log(sizes[:, index] / wanted)) <= math.log(REACH))
+    (near,) = np.nonzero(np.abs(np.log(sizes[:, index] / wanted)) <= math.log(asked.reach))
     return Candidates(depths[near], np.tile(widths, (len(near), 1)), sizes[near], unlikeness[near])
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from coatnet.pages import plots
 from coatnet.pages.page import Picture
 from coatnet.pages.plots import Panel, Series, panels
 from coatnet.study.networks import Study
@@ -74,6 +76,22 @@ def costs(folder: Path, study: Study, accuracy: dict[str, float]) -> Picture:
         "compare with them."
     )
     return figure(folder, "costs", [panel("by size", parameters), panel("by work", work)], caption)
+
+
+def receptive_fields(folder: Path, gradients: Mapping[str, NDArray[np.float32]]) -> Picture:
+    """What the feature at the centre sees of an image, by network: gradients `(H, W)`."""
+    rows = [
+        {"network": name, "row": row, "column": column, "gradient": float(value)}
+        for name, gradient in gradients.items()
+        for (row, column), value in np.ndenumerate(gradient)
+    ]
+    write_csv(folder / "receptive_fields.csv", rows)
+    plots.receptive_fields(folder / "receptive_fields.png", gradients)
+    caption = (
+        "Gradient of the feature at the centre for each pixel of an image, in logarithmic colours over four decades. "
+        "Data: receptive_fields.csv."
+    )
+    return Picture(path=folder / "receptive_fields.png", alt="effective receptive fields", caption=caption)
 
 
 def _references() -> dict[str, list[PublishedPoint]]:

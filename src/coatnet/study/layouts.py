@@ -19,7 +19,17 @@ from coatnet.frozen import Frozen
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import FAMILY
 from coatnet.model.size import model_size
-from coatnet.study.candidates import WIDTH_UNIT, Candidates, Floats, build, hybrid_candidates, vit_candidates
+from coatnet.study.candidates import (
+    FURTHER_REACH,
+    REACH,
+    WIDTH_UNIT,
+    Asked,
+    Candidates,
+    Floats,
+    build,
+    hybrid_candidates,
+    vit_candidates,
+)
 
 LAYOUTS = ("CCCC", "CCCT", "CCTT", "CTTT", "ViT")
 """The five of the paper's section 2.2."""
@@ -132,18 +142,20 @@ def matched_layouts(
     shared = _choices(like, {**choices, "image_size": size, "num_classes": num_classes})
     strides = _strides(size, patch)
     asked = parse_budget(budget, size, num_classes)
-    found = [
-        vit_candidates(math.prod(strides[:4]), shared, asked)
-        if layout == VIT
-        else hybrid_candidates(layout, strides, like.stem_width / like.stages[0].width, shared, asked)
-        for layout in layouts
-    ]
+
+    def candidates_of(layout: str, reach: float) -> Candidates:
+        if layout == VIT:
+            return vit_candidates(math.prod(strides[:4]), shared, Asked(*asked, reach))
+        return hybrid_candidates(layout, strides, like.stem_width / like.stages[0].width, shared, Asked(*asked, reach))
+
+    found = [candidates_of(layout, REACH) for layout in layouts]
     places = _match(found, asked)
     if places is None:
-        scarcest = layouts[_scarcest(found)]
+        near = _nearby([candidates_of(layout, FURTHER_REACH) for layout in layouts], asked)
         raise ConfigError(
             f"{', '.join(layouts)} cannot all have the size {budget} at {size} px",
-            f"ask for another budget or another patch, or leave {scarcest} out",
+            f"{' and '.join(near) or 'nothing within twice or half of it'} can be had; or give another patch, "
+            f"or leave {layouts[_scarcest(found)]} out",
         )
     return tuple(
         _matched(layout, candidates, place, strides, shared)
@@ -197,6 +209,21 @@ def _match(found: Sequence[Candidates], asked: Budget) -> list[int] | None:
         if best is None or rank < best[0]:
             best = rank, chosen
     return best and best[1]
+
+
+def _nearby(found: Sequence[Candidates], asked: Budget) -> list[str]:
+    """The nearest budgets below and above the request that all have, as they are written."""
+    scarcest, near = _scarcest(found), list[str]()
+    whole = found[scarcest]
+    index, wanted = next((index, wanted) for index, wanted in enumerate(asked) if wanted)
+    for side in (whole.sizes[:, index] < wanted, whole.sizes[:, index] > wanted):
+        tried = list(found)
+        tried[scarcest] = Candidates(whole.depths[side], whole.widths[side], whole.sizes[side], whole.unlikeness[side])
+        places = _match(tried, asked)
+        if places is not None:
+            size = tried[scarcest].sizes[places[scarcest], index]
+            near.append(f"{float(f'{size / 1e9:.3g}'):g}G" if index else f"{float(f'{size / 1e6:.3g}'):g}M")
+    return near
 
 
 def _scarcest(found: Sequence[Candidates]) -> int:

@@ -30,11 +30,9 @@ def open_network(word: str, budget: str, image_size: int | None) -> tuple[nn.Mod
         ModelFileError: a folder that is no classifier.
     """
     if Path(word).exists():
-        engine = Classifier.load(Path(word), device="cpu").engine
-        if not isinstance(engine, TorchEngine):
-            raise ConfigError(f"{word} holds no torch network", "take the run that it was exported from")
-        config: Any = engine.model.config
-        return engine.model, image_size or config.image_size
+        model = load_network(Path(word))
+        config: Any = model.config
+        return model, image_size or config.image_size
     if word == VIT or set(word) <= set("CT-"):
         network: ModelConfig = matched_layouts(budget, (word,), image_size=image_size)[0].config
     else:
@@ -42,3 +40,16 @@ def open_network(word: str, budget: str, image_size: int | None) -> tuple[nn.Mod
         network = network if image_size is None else changed(network, {"image_size": image_size})
     torch.manual_seed(0)
     return create_model(network), network.image_size
+
+
+def load_network(folder: Path) -> nn.Module:
+    """The network of a run or a classifier.
+
+    Raises:
+        ConfigError: it was exported to another library.
+        ModelFileError: the folder is no classifier.
+    """
+    engine = Classifier.load(folder, device="cpu").engine
+    if not isinstance(engine, TorchEngine):
+        raise ConfigError(f"{folder} holds no torch network", "take the run that it was exported from")
+    return engine.model

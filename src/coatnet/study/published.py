@@ -56,3 +56,5 @@ TABLE_5 = _read("Table 5", _TABLE_5)
 """Pre-trained on JFT."""
 TABLE_2 = {("CCTT", 224): 82.39, ("CTTT", 224): 81.78, ("CCTT", 384): 84.23, ("CTTT", 384): 84.02}
 """Accuracy on ImageNet-1K in per cent of two layouts pre-trained on JFT, by layout and image size in pixels."""
+TABLE_2_SIZES = (224, 384)
+"""Its image sizes."""

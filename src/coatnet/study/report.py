@@ -8,10 +8,14 @@ from pathlib import Path
 from coatnet.model.config import CoAtNetConfig
 from coatnet.pages.page import Section, Table, write_page
 from coatnet.study import figures, sections
+from coatnet.study.ablations import ablations, claims
 from coatnet.study.analysis import Verdicts, means, of, values, verdicts
 from coatnet.study.folder import StudyFolder
+from coatnet.study.networks import ablated_layout
 from coatnet.study.plan import plan
 from coatnet.study.results import Gathered, gather, moment_rows, result_rows, write_csv
+from coatnet.study.statistics import Ordering
+from coatnet.study.trained_properties import properties
 
 
 def write_report(folder: StudyFolder) -> tuple[Path, list[dict[str, object]]]:
@@ -21,7 +25,7 @@ def write_report(folder: StudyFolder) -> tuple[Path, list[dict[str, object]]]:
         The path of the page, and the verdicts as `verdict_rows`.
     """
     found, place = gather(folder), folder.report
-    judged = verdicts(found.results)
+    judged = verdicts(found.results, _ablated(found))
     write_csv(place / "results.csv", result_rows(found.study, found.results))
     write_csv(place / "moments.csv", moment_rows(found.results))
     write_csv(place / "verdicts.csv", verdict_rows(judged))
@@ -34,6 +38,7 @@ def write_report(folder: StudyFolder) -> tuple[Path, list[dict[str, object]]]:
         *sections.convergence(found),
         *sections.transfer(found),
         *sections.compared(found),
+        *properties(found, folder),
         _costs(found, place),
     ]
     page = place / "report.html"
@@ -53,6 +58,15 @@ def verdict_rows(judged: Sequence[Verdicts]) -> list[dict[str, object]]:
         for one in judged
         for pair in one.pairs
     ]  # fmt: skip
+
+
+def _ablated(found: Gathered) -> Ordering:
+    """What the paper says of the study's ablations; () if it has none."""
+    if "ablations" not in found.study.config.experiments:
+        return ()
+    base = found.study.arm(ablated_layout(found.study.config))
+    assert isinstance(base.config, CoAtNetConfig)
+    return claims(base.name, ablations(base.config))
 
 
 def _summary(found: Gathered) -> Section:
@@ -85,6 +99,8 @@ def _verdict_sections(found: Gathered, judged: Sequence[Verdicts]) -> Iterator[S
     orderings = {
         "generalization": "CCCC ~ CCCT >= CCTT > CTTT >> ViT",
         "capacity": "CCTT ~ CTTT > ViT > CCCT > CCCC",
+        "transfer": "CCTT > CTTT (Table 2)",
+        "ablations": "Tables 6 to 9; section 2.2 of linear attention and of the ViT stem",
     }
     for experiment, ordering in orderings.items():
         rows = [

@@ -87,12 +87,10 @@ def gather(folder: StudyFolder) -> Gathered:
 
 
 def read_results(folder: StudyFolder, study: Study) -> tuple[Result, ...]:
-    """All runs with a result, in the order of the plan."""
-    return tuple(
-        _read(folder, study, run)
-        for run in plan(study)
-        if run.rate is None and folder.is_done(run) and not folder.diverged(run)
-    )
+    """All runs with a result: network by network, those of each in the order of the plan."""
+    done = [run for run in plan(study) if run.rate is None and folder.is_done(run) and not folder.diverged(run)]
+    arms = [arm.name for arm in study.arms]
+    return tuple(_read(folder, study, run) for run in sorted(done, key=lambda run: arms.index(run.arm)))
 
 
 def _read(folder: StudyFolder, study: Study, run: PlannedRun) -> Result:

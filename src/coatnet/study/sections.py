@@ -11,7 +11,7 @@ from coatnet.study.analysis import BySeed, at_equal_loss, differences, means, of
 from coatnet.study.analysis import convergence as converged
 from coatnet.study.folder import ArmPace
 from coatnet.study.networks import ablated_layout
-from coatnet.study.published import TABLE_2
+from coatnet.study.published import TABLE_2, TABLE_2_SIZES
 from coatnet.study.results import Gathered, Result
 from coatnet.study.statistics import Interval, paired
 
@@ -97,13 +97,16 @@ def transfer(found: Gathered) -> Iterator[Section]:
     assert found.study.config.target is not None
     longest = max(settings(of(found.results, "capacity")))
     pretrained = means(values(of(found.results, "capacity", longest), lambda one: one.top1))
+    # Two sizes stand for the paper's two, whatever they are.
+    like = dict(zip(sorted(found.study.config.sizes), TABLE_2_SIZES, strict=False))
     rows = []
     for setting in settings(results):
         numbers = values(of(results, "transfer", setting), lambda one: one.top1)
         for arm, one in means(numbers).items():
-            paper = TABLE_2.get((arm, int(setting)))
+            size = like.get(int(setting), 0)
+            paper = f"{TABLE_2[arm, size]:g} at {size} px" if (arm, size) in TABLE_2 else ""
             before = _per_cent(pretrained[arm]) if arm in pretrained else ""
-            rows.append((arm, f"{setting:g} px", before, _per_cent(one), f"{paper:g}" if paper else "", str(one.count)))
+            rows.append((arm, f"{setting:g} px", before, _per_cent(one), paper, str(one.count)))
         first, second = found.study.config.transferred[:2] if len(numbers) > 1 else ("", "")
         difference = paired(numbers.get(first, {}), numbers.get(second, {}))
         if difference is not None:
@@ -147,6 +150,8 @@ def setting_in_words(found: Gathered, experiment: str, setting: float) -> str:
     images = found.study.num_images
     if experiment == "capacity":
         return f"{setting:g} passes over {round(images * found.study.config.most):,} images"
+    if experiment == "transfer":
+        return f"{setting:g} px"
     return f"{round(images * setting):,} training images"
 
 

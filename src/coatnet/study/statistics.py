@@ -12,26 +12,30 @@ from scipy import stats
 
 Relation = Literal["~", ">=", ">", ">>"]
 Verdict = Literal["holds", "contradicted", "undecided"]
+Ordering = tuple[tuple[str, Relation, str], ...]
+"""Pairs: (better, relation, worse)."""
 
 CONFIDENCE = 0.95
 EQUAL = 0.01
 """Two layouts are alike if the interval of their difference lies within so much: a point of accuracy."""
 MUCH = 0.05
 """One is much better if the interval lies above so much."""
-GENERALIZATION: tuple[tuple[str, Relation, str], ...] = (
+GENERALIZATION: Ordering = (
     ("CCCC", "~", "CCCT"),
     ("CCCT", ">=", "CCTT"),
     ("CCTT", ">", "CTTT"),
     ("CTTT", ">>", "ViT"),
 )
 """Section 2.2: C-C-C-C ~ C-C-C-T >= C-C-T-T > C-T-T-T >> ViT_REL."""
-CAPACITY: tuple[tuple[str, Relation, str], ...] = (
+CAPACITY: Ordering = (
     ("CCTT", "~", "CTTT"),
     ("CTTT", ">", "ViT"),
     ("ViT", ">", "CCCT"),
     ("CCCT", ">", "CCCC"),
 )
 """Section 2.2: C-C-T-T ~ C-T-T-T > ViT_REL > C-C-C-T > C-C-C-C."""
+TRANSFER: Ordering = (("CCTT", ">", "CTTT"),)
+"""Table 2, at both image sizes."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +94,11 @@ def verdict(relation: Relation, difference: Interval) -> Verdict:
     return "holds" if holds else "contradicted" if contradicted else "undecided"
 
 
-def judge(
-    ordering: Sequence[tuple[str, Relation, str]], values: Mapping[str, Mapping[int, float]]
-) -> tuple[Judged, ...]:
+def judge(ordering: Ordering, values: Mapping[str, Mapping[int, float]]) -> tuple[Judged, ...]:
     """The pairs of an ordering that there are numbers for.
 
     Args:
-        ordering: (better, relation, worse).
+        ordering: the paper's.
         values: for each layout a number by seed, higher is better; differences of fractions.
     """
     found = []
