@@ -105,7 +105,7 @@ def test_a_guest_is_told_what_does_not_apply(tmp_path, image_folder, monkeypatch
     torch.manual_seed(0)
     Classifier(create_model("timm/test_convnext", num_classes=3)).save("guest")
     text = run(capsys, "guest", "shapes/circle/0.png")
-    assert "  left out: attention is taken apart for coatnet's own blocks only\n" in text
+    assert "  left out: attention is taken apart only for CoAtNets, ours and timm's\n" in text
     page = (tmp_path / "runs" / "explain-guest" / "0.html").read_text()
     assert "Left out: attention is taken apart" in page
     assert "Learned bias" not in page
