@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, run: dict[str
     same = ("step", "loss", "top1", "learning_rate")
     expected = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert [[line.get(key) for key in same] for line in lines] == [[line.get(key) for key in same] for line in expected]
+
+
+@pytest.fixture
+def order_of_sums_as_before() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.usefixtures("order_of_sums_as_before")
+def test_a_deterministic_run_gives_the_same_bits_again(tmp_path: Path, device: str) -> None:
+    for name in ("first", "second"):
+        train(config(deterministic=True, device=device), tmp_path / name, watch=_see_deterministic)
+    assert final(tmp_path / "first") == final(tmp_path / "second")
+
+
+def _see_deterministic(*_: object) -> None:
+    assert torch.are_deterministic_algorithms_enabled()
 
 
 def test_evaluations_may_score_training_images_too(tmp_path: Path) -> None:

@@ -104,6 +104,9 @@ class RunConfig(Frozen):
     """Batch norms see the images of all GPUs together, not those of their own; for few images on each of many GPUs."""
     compile: bool = False
     """Compile the network that is trained by torch.compile: some minutes before the first step, faster steps after."""
+    deterministic: bool = False
+    """The same bits from the same run, whole or resumed, on a GPU too, by slower kernels where that takes them. CPUs
+    give them anyway."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the forward and backward pass; weights stay float32. auto: bfloat16 where the machine computes in it."""
     evaluate_every: PositiveInt | None = None

@@ -40,6 +40,15 @@ def keep_freed_memory() -> None:
     libc.mallopt(trim_threshold, -1)  # the largest there is: the parameter is unsigned where it is kept
 
 
+def fix_order_of_sums() -> None:
+    """Have torch take kernels that add in the same order each time, for the rest of this process.
+
+    cuBLAS does so only with a workspace of fixed size, which it is told before its first product.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS 13 documentation, "Results Reproducibility"
+    torch.use_deterministic_algorithms(True)
+
+
 def describe(device: torch.device, command: str) -> dict[str, Any]:
     """Versions, device, threads, commit and command: what environment.json holds."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()

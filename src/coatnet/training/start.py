@@ -21,7 +21,7 @@ from coatnet.runtime.engines import TorchEngine, find_device
 from coatnet.training.config import TrainConfig
 from coatnet.training.length import Pace, resolve_length, set_pace
 from coatnet.training.log import check_tensorboard
-from coatnet.training.machine import keep_freed_memory
+from coatnet.training.machine import fix_order_of_sums, keep_freed_memory
 from coatnet.training.memory import fit
 from coatnet.training.parallel import num_parts, own_parts
 from coatnet.training.signals import StopSignal
@@ -63,6 +63,8 @@ def ready_machine(config: TrainConfig) -> torch.device:
         check_compiler(device)
     if isinstance(config.model, GuestConfig):
         check_guest(config.model)
+    if run.deterministic:
+        fix_order_of_sums()
     keep_freed_memory()
     return device
 
