@@ -90,6 +90,7 @@ def test_ten_minutes_at_seventy_per_cent(tiny_classifier, pictures):
 
 
 def held(server):
-    """Bytes and open files of the server and its worker."""
+    """Bytes and open files of the server and its worker, once the connections of clients that left are closed."""
+    time.sleep(1)
     family = [psutil.Process(server.process.pid), server.worker]
     return sum(each.memory_info().rss for each in family), sum(each.num_fds() for each in family)

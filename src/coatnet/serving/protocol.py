@@ -17,7 +17,7 @@ RECEIVE_SECONDS = 8.0
 SLOWEST_BYTES_PER_SECOND = 32 * 1024
 """A phone in a poor place uploads at twice that: 0.5 Mbit/s."""
 FIRST_READ_BYTES = 64 * 1024
-"""Read at once of a new request: most photographs that were made small for the web come in one piece with their head."""
+"""Read at once of a new request: a photograph that was made small for the web mostly comes in one piece."""
 READ_BYTES = 32 * 1024
 """Read at once of the rest: a body that is too long is read at most two pieces beyond its limit."""
 
