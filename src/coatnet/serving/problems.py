@@ -36,9 +36,15 @@ class Problem:
         return {"www-authenticate": "Bearer"} if self.status == 401 else {}
 
     def as_dict(self) -> dict[str, Any]:
-        """The members of RFC 9457, and the code."""
-        title = HTTPStatus(self.status).phrase
-        return {"type": "about:blank", "title": title, "status": self.status, "code": self.code, "detail": self.detail}
+        """The members of RFC 9457, the code, and `error`, where clients of the inference protocol look."""
+        return {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "code": self.code,
+            "detail": self.detail,
+            "error": self.detail,
+        }
 
     @cached_property
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
