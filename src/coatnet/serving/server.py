@@ -155,7 +155,9 @@ class _Server(uvicorn.Server):
 
     def __init__(self, admission: Admission, supervisor: Supervisor) -> None:
         received = supervisor.metrics.received_bytes.inc
-        protocol: Any = functools.partial(DeadlineProtocol, count=admission.count, received=received)
+        protocol: Any = functools.partial(
+            DeadlineProtocol, count=admission.count, received=received, refusal=admission.refusal
+        )
         super().__init__(
             uvicorn.Config(
                 admission,
