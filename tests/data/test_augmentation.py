@@ -7,11 +7,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageEnhance
 from pydantic import ValidationError
 
 from coatnet.data.augmentation import AugmentationConfig, BatchAugmentation, augment
 from coatnet.data.geometry import Window, show
 from coatnet.data.preprocess import Preprocess
+from coatnet.data.randomness import Draws
 from coatnet.errors import ConfigError
 
 EVERYTHING = AugmentationConfig(
@@ -159,6 +161,27 @@ def test_random_crops_have_the_area_asked_for():
 def test_every_option_has_an_effect(config):
     image = smooth()
     assert len({augment(image, (64, 64), config, seed).tobytes() for seed in range(12)}) > 4
+
+
+def test_colour_jitter_is_brightness_contrast_and_saturation_one_after_the_other():
+    """Against plain arithmetic, and against Pillow's, which rounds down after each: on an image that none cuts."""
+    image = (picture() // 3 + 80).astype(np.uint8)
+    grey = np.array([0.299, 0.587, 0.114])
+    for seed in range(20):
+        draws, pillow, plain = Draws(seed), Image.fromarray(image), image.astype(float)
+        brightness, contrast, saturation = (draws.uniform(0.8, 1.2) for _ in range(3))
+        plain *= brightness
+        plain = (plain @ grey).mean() * (1 - contrast) + plain * contrast
+        plain = (plain @ grey)[..., None] * (1 - saturation) + plain * saturation
+        for enhance, factor in (
+            (ImageEnhance.Brightness, brightness),
+            (ImageEnhance.Contrast, contrast),
+            (ImageEnhance.Color, saturation),
+        ):
+            pillow = enhance(pillow).enhance(factor)
+        found = augment(image, image.shape[:2], AugmentationConfig(color_jitter=0.2), seed)
+        assert np.abs(found - plain).max() < 0.51
+        assert np.abs(found.astype(int) - np.array(pillow)).max() <= 4
 
 
 def test_import_without_torch():

@@ -92,6 +92,18 @@ def test_large_images_are_reduced_the_same_with_and_without_memory():
     assert kept._preparation.decoded[0].shape == (67, 100, 3)  # 200 / 3, the last whole factor that leaves 2 x 32
 
 
+def test_without_random_crops_images_keep_what_the_nearest_view_shows():
+    turned = AugmentationConfig(rotation=10, translation=0.1, zoom=(0.8, 1.2))
+    source = sample_source(6, size=(200, 300))
+    kept, not_kept = stream(source, turned), stream(source, turned, memory=0)
+    assert same(kept.batches(0, 3), not_kept.batches(0, 3))
+    assert kept._preparation.decoded[0].shape == (39, 58, 3)  # 39 = 1.2 x 32
+    farther = stream(source, AugmentationConfig(zoom=(0.5, 0.8)))
+    assert farther._preparation.decoded[0].shape == (32, 48, 3)
+    small = stream(sample_source(6, size=(30, 39)), turned)
+    assert small._preparation.decoded[0].shape == (30, 39, 3)
+
+
 def test_every_sample_once_in_every_epoch():
     ids = sample_ids(stream(sample_source()).batches(0, 23))
     epochs = [ids[start : start + 23] for start in range(0, 184, 23)]

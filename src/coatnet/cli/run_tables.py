@@ -54,14 +54,20 @@ def show_run(run: Run) -> None:
 
 
 def show_tuning(tuning: Tuning) -> None:
-    """The trials, the best of them, and the command that trains with its settings."""
-    table = new_table("trials, by validation accuracy", "trial", "accuracy", *tuning.best.settings)
+    """The trials, the last round, and the command that trains with the best settings."""
+    table = new_table("trials, by validation accuracy", "trial", "accuracy", *tuning.trials[0].settings)
     for trial in sorted(tuning.trials, key=lambda trial: -trial.top1):
         accuracy = percent(trial.top1) + (" (ended early)" if trial.pruned else "")
-        table.add_row(str(trial.number), accuracy, *(f"{value:g}" for value in trial.settings.values()))
+        table.add_row(str(trial.number), accuracy, *(f"{value:.3g}" for value in trial.settings.values()))
     print_lines("", table)
-    if tuning.best.number == 0:
-        print_lines("", "Nothing was better than what the recipe chooses, which is trial 0.")
+    if tuning.last_round:
+        last = new_table("last round: validation accuracy with other seeds", "trial", "accuracy with each seed", "")
+        for one in tuning.last_round:
+            told = "the recipe" if one.number == 0 else "better with each seed" if one.won else "out"
+            last.add_row(str(one.number), ", ".join(percent(top1) for top1 in one.top1), told)
+        print_lines("", last)
+    if tuning.best == 0:
+        print_lines("", "Nothing was better, with every seed, than what the recipe chooses, which is trial 0.")
     print_lines("", f"next        {printable(tuning.command)}")
 
 

@@ -21,11 +21,12 @@ class TuneFlags(Frozen):
     """How long to search."""
 
     trials: PositiveInt = 20
-    """Short runs in all; those of an earlier start count."""
+    """Runs in all, those of an earlier start counted; at the end the best of them run against the recipe with other
+    seeds, up to 16 runs more."""
     time: Annotated[PositiveFloat | None, BeforeValidator(parse_duration), Parameter(metavar="DURATION")] = None
-    """No trial is begun after it: 90s, 30m or 2h."""
+    """No trial is begun after it, but the last round comes: 90s, 30m or 2h."""
     epochs: PositiveFloat | None = None
-    """Length of the run that is searched for, of which a trial is a third; default: the recipe's."""
+    """Length of a trial and of the run that is searched for; default: the recipe's."""
     seed: int = Field(0, ge=0)
     """Of the search and of each run."""
     device: str = "auto"
@@ -41,8 +42,9 @@ def tune(
     tune_flags: Annotated[TuneFlags | None, Parameter(name="*")] = None,
     asked_flags: AskedGroup = None,
 ) -> None:
-    """Find good settings by short runs around what the recipe chooses: learning rate, weight decay, stochastic depth,
-    label smoothing, strength of augmentation. Validation accuracy decides. Given again, the same command goes on.
+    """Find good settings by runs around what the recipe chooses: learning rate, weight decay, batch, stochastic depth,
+    label smoothing, mixup, cutmix, strength of augmentation. Validation accuracy decides, and the recipe's settings
+    stay unless others are better with each of 4 other seeds. Given again, the same command goes on.
 
     Args:
         data: as for train.

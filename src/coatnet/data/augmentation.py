@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance
+from PIL import Image
 from pydantic import Field, field_validator
 
 from coatnet.data.geometry import Window, draw_window, shifted, show, whole_window
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Resize = Literal["crop", "stretch", "pad"]
 # The mean colour of ImageNet, 255 times IMAGENET_MEAN: what RandAugment fills empty corners with (timm's default).
 _IMAGENET_COLOUR = (124, 116, 104)
+_GREY = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in grey (ITU-R BT.601)."""
 
 
 class AugmentationConfig(Frozen):
@@ -98,6 +100,11 @@ class AugmentationConfig(Frozen):
         ranges = (self.crop_scale, self.zoom)
         return any(pair != (1.0, 1.0) for pair in ranges) or self.rotation > 0 or self.translation > 0
 
+    @property
+    def nearest(self) -> float | None:
+        """Largest magnification of what is shown over the whole image, at least 1; None with random crops."""
+        return max(1.0, self.zoom[1]) if self.crop_scale == (1.0, 1.0) else None
+
 
 def augment(
     image: NDArray[np.uint8], size: tuple[int, int], config: AugmentationConfig, seed: int, resize: Resize = "crop"
@@ -129,8 +136,10 @@ def augment(
     right = draws.integer(2 * reach + 1) - reach if reach else 0
     image = shifted(image, down, right, mirror, upside_down)
     if config.color_jitter > 0 or config.randaugment_layers > 0:
-        picture = Image.fromarray(np.ascontiguousarray(image))
-        picture = _recoloured(picture, config.color_jitter, draws)
+        image = np.ascontiguousarray(image)
+        picture = Image.fromarray(image)
+        if config.color_jitter > 0:
+            picture = picture.convert("RGB", _jitter(image, config.color_jitter, draws))
         if config.randaugment_layers > 0:
             transform = randaugment(config.randaugment_layers, config.randaugment_magnitude, min(size))
             with _seeded(draws.integer(1 << 32)):
@@ -216,11 +225,21 @@ def _draw(
     )
 
 
-def _recoloured(picture: Image.Image, strength: float, draws: Draws) -> Image.Image:
-    if strength > 0:
-        for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-            picture = enhance(picture).enhance(draws.uniform(1 - strength, 1 + strength))
-    return picture
+def _jitter(image: NDArray[np.uint8], strength: float, draws: Draws) -> tuple[float, ...]:
+    """Brightness, then contrast about the image's mean grey, then saturation, each drawn, as one 3x4 colour matrix.
+
+    One pass over the pixels in the place of seven, rounded and cut to 0..255 once, at the end.
+    """
+    brightness, contrast, saturation = (draws.uniform(1 - strength, 1 + strength) for _ in range(3))
+    height, width, _ = image.shape
+    # Sums of columns first: NumPy is ten times as slow over both axes at once.
+    sums = image.reshape(height, -1).sum(axis=0, dtype=np.uint32).reshape(width, 3).sum(axis=0)
+    mean_grey = sum(weight * float(total) for weight, total in zip(_GREY, sums, strict=True)) / (height * width)
+    gain, offset = brightness * contrast, (1 - contrast) * brightness * mean_grey
+    shares = [gain * (1 - saturation) * weight for weight in _GREY]
+    red, green, blue = shares
+    own = gain * saturation
+    return red + own, green, blue, offset, red, green + own, blue, offset, red, green, blue + own, offset
 
 
 @lru_cache(maxsize=4)

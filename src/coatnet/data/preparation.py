@@ -1,5 +1,6 @@
 """How one training batch comes about from its step: the same wherever it is prepared. No torch."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,17 +40,21 @@ class Preparation:
     def load(self, index: int) -> NDArray[np.uint8]:
         """What of an image augmentation starts from, whether it is kept in memory or made anew each time.
 
-        Without random crops and the like it is the image as evaluation sees it. Otherwise an image whose shorter side
-        is above twice the input's is reduced by a whole number, to no less than twice: a random crop of a quarter of
-        the area still has every pixel of the input, and a photograph takes a tenth of the memory. A large JPEG is not
-        even decoded in full.
+        Where nothing moves it is the image as evaluation sees it. Otherwise a large image is made smaller here, once,
+        not in each view; a large JPEG is not even decoded in full. Turned, moved and zoomed it keeps the pixels that
+        the nearest view shows. Random crops keep twice the input's: one of a quarter of the area still has every pixel
+        of the input, and a photograph takes a tenth of the memory.
         """
         if not self.augmentation.moves:
             return self.preprocess.resized(read_image(self.source, index, self.limits))
-        enough = 2 * max(self.preprocess.image_size)
+        nearest = self.augmentation.nearest
+        enough = math.ceil(max(self.preprocess.image_size) * (nearest or 2))
         image = read_image(self.source, index, self.limits, enough)
-        factor = min(image.shape[:2]) // enough
-        return np.array(Image.fromarray(image).reduce(factor)) if factor > 1 else image
+        excess = min(image.shape[:2]) / enough
+        if nearest and excess > 1:
+            size = (round(image.shape[1] / excess), round(image.shape[0] / excess))
+            return np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+        return np.array(Image.fromarray(image).reduce(int(excess))) if excess >= 2 else image
 
     def __getitem__(self, step: int) -> Prepared:
         """The batch of a step."""

@@ -1,4 +1,9 @@
-"""Good settings for a data set: short runs around what a recipe chose, judged by validation accuracy, never by test."""
+"""Good settings for a data set: runs around what a recipe chose, judged by validation accuracy, never by test.
+
+A trial is as long as the run that is searched for: shorter ones favour what learns fast. The best of one seed is often
+the luckiest, so the best few run against the recipe with other seeds, and the recipe's settings stay unless some
+settings are better with each of them.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 from coatnet.data.randomness import position_seed
 from coatnet.errors import ConfigError, MissingPartError, QualityError, Stopped
-from coatnet.model.config import CoAtNetConfig
 from coatnet.ranks import world_size
 from coatnet.training.config import TrainConfig, lay_over
 from coatnet.training.folder import RunFolder, is_taken
+from coatnet.training.last_round import Contender, last_round
+from coatnet.training.search_space import apply_settings, first_settings, setting_changes, suggest
 
 if TYPE_CHECKING:
     import optuna
 
     from coatnet.evaluation.metrics import Evaluation
 
-SHORT = 1 / 3
-"""Length of a trial as a share of the run's: a third of the time, with the whole schedule of the rate in it."""
 UNPRUNED = 4
 """Trials that are done whole before the median of others may end one: a median of fewer says little."""
+UNJUDGED = 0.5
+"""Share of a trial before the median of others at the same share may end it: until half of the schedule what learns
+fast is ahead, and regularisation pays later (benchmarks/tune.md)."""
 LOCK_SECONDS = 5
 """How long the lock of a process that was killed is respected; one process holds it for an instant."""
 _SEEDS = 2**31  # seeds that NumPy's old generator takes are below 2**32
@@ -33,12 +40,12 @@ _SEEDS = 2**31  # seeds that NumPy's old generator takes are below 2**32
 
 @dataclass(frozen=True)
 class Trial:
-    """One short run."""
+    """One run of the search."""
 
     number: int
     """Its folder is trial-NUMBER."""
     settings: dict[str, float]
-    """What was searched: names of `space`."""
+    """What was searched: names of `recipe_settings`."""
     top1: float
     """Validation accuracy at its end, a fraction."""
     pruned: bool
@@ -47,22 +54,29 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """All trials of a study."""
+    """All trials of a search, and the last round."""
 
     folder: Path
     trials: tuple[Trial, ...]
+    last_round: tuple[Contender, ...]
+    """The recipe first, trial 0; nothing if no trial was better than it."""
     command: str
-    """Trains with the best settings, at full length."""
+    """Trains with the best settings."""
 
     @property
-    def best(self) -> Trial:
-        """The whole run with the highest validation accuracy; of equals the first, and trial 0 is the recipe's own."""
-        return max((trial for trial in self.trials if not trial.pruned), key=lambda trial: (trial.top1, -trial.number))
+    def best(self) -> int:
+        """Number of the trial with the best settings: 0, the recipe's own, unless others won the last round."""
+        return _winner(self.last_round)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        trials = [asdict(trial) for trial in self.trials]
-        return {"folder": str(self.folder), "trials": trials, "best": self.best.number, "command": self.command}
+        return {
+            "folder": str(self.folder),
+            "trials": [asdict(trial) for trial in self.trials],
+            "last_round": [asdict(contender) for contender in self.last_round],
+            "best": self.best,
+            "command": self.command,
+        }
 
 
 class _TrialOver(Exception):  # noqa: N818 (nothing failed)
@@ -86,29 +100,43 @@ def check_optuna() -> None:
 def tune(
     config: TrainConfig, folder: Path, words: tuple[str, ...], *, trials: int = 20, seconds: float | None = None
 ) -> Tuning:
-    """Search, or go on with a search that stopped: trials that are done are not done again.
+    """Search, or go on with a search that stopped: runs that are done are not done again.
 
     Args:
-        config: what a recipe chose; its length is that of the command, and `SHORT` of it that of a trial.
-        folder: of the search; each trial has a run folder trial-K in it.
+        config: what a recipe chose; each trial is as long.
+        folder: of the search; each trial has a run folder trial-K in it, each run of the last round one of its own.
         words: what `coatnet train` needs before the settings: the data and what was asked of the recipe.
-        trials: how many in all, those of an earlier start counted.
+        trials: how many in all, those of an earlier start counted; the last round comes after them.
         seconds: no trial is begun after them.
 
     Raises:
         ConfigError: the folder holds something else or the search of another config, or these are several processes.
         MissingPartError: Optuna is not installed.
+        QualityError: every trial diverged.
         Stopped: a signal came; what was done is kept.
     """
     if world_size() > 1:
         raise ConfigError(f"tune runs in one process, and these are {world_size()}", "start it without torchrun")
+    if config.run.time is not None:
+        raise ConfigError("a trial's length is given in epochs or steps, not in time", "give --epochs")
     check_optuna()
+    config = lay_over(config, run={"keep_checkpoints": 1})
+    _claim(folder, config)
+    told = _search(config, folder, trials, seconds)
+    if all(trial.pruned for trial in told):
+        raise QualityError("every trial diverged", "lower --learning-rate of the recipe, or look at the data")
+    contenders = last_round(config, folder, _finalists(told))
+    best = _winner(contenders)
+    changes = setting_changes(config, next(one.settings for one in told if one.number == best)) if best else {}
+    return Tuning(folder, tuple(told), contenders, _command(words, changes))
+
+
+def _search(config: TrainConfig, folder: Path, trials: int, seconds: float | None) -> list[Trial]:
+    """All trials that did not diverge, done now or before."""
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    short = _short(config)
-    _claim(folder, short)
     started = time.monotonic()
     path = str(folder / "trials.log")
     backend = JournalFileBackend(path, JournalFileOpenLock(path, LOCK_SECONDS))
@@ -117,96 +145,42 @@ def tune(
     study = optuna.create_study(
         study_name="tune", storage=storage, pruner=pruner, direction="maximize", load_if_exists=True
     )
-    if not study.trials:
-        study.enqueue_trial(recipe_settings(config))
+    first = first_settings(config)
+    for settings in first:
+        study.enqueue_trial(settings, skip_if_exists=True)
     states = optuna.trial.TrialState
     for begun in study.get_trials(states=(states.RUNNING,)):
-        _do(study, optuna.trial.Trial(study, begun._trial_id), short, folder)
-    while len(study.get_trials(states=(states.COMPLETE, states.PRUNED, states.FAIL))) < trials:
+        _do(study, optuna.trial.Trial(study, begun._trial_id), config, folder)
+    while (done := len(study.get_trials(states=(states.COMPLETE, states.PRUNED, states.FAIL)))) < trials:
         if seconds is not None and time.monotonic() - started > seconds and study.get_trials(states=(states.COMPLETE,)):
             break
-        seed = position_seed(config.run.seed, len(study.trials)) % _SEEDS  # the same after a restart
-        study.sampler = optuna.samplers.TPESampler(seed=seed)
-        _do(study, study.ask(), short, folder)
-    told = [
+        seed = position_seed(config.run.seed, done) % _SEEDS  # the same after a restart
+        study.sampler = optuna.samplers.TPESampler(n_startup_trials=len(first), seed=seed)
+        _do(study, study.ask(), config, folder)
+    return [
         Trial(one.number, dict(one.params), one.value or 0.0, one.state == states.PRUNED)
         for one in study.get_trials(states=(states.COMPLETE, states.PRUNED))
     ]
-    if all(trial.pruned for trial in told):
-        raise QualityError("every trial diverged", "lower --learning-rate of the recipe, or look at the data")
-    found = Tuning(folder, tuple(told), "")
-    changed = _changes(config, found.best.settings) if found.best.number else {}
-    return Tuning(folder, found.trials, _command(words, changed))
 
 
-def recipe_settings(config: TrainConfig) -> dict[str, float]:
-    """What the recipe chose of what is searched; strength is that of its augmentation, 1."""
-    settings = {
-        "learning_rate": config.optimizer.learning_rate,
-        "weight_decay": config.optimizer.weight_decay,
-        "label_smoothing": config.augmentation.label_smoothing,
-        "strength": 1.0,
-    }
-    if isinstance(config.model, CoAtNetConfig):
-        settings["stochastic_depth"] = config.model.stochastic_depth
-    return settings
+def _finalists(trials: list[Trial]) -> dict[int, dict[str, float]]:
+    """Settings, by trial, of the whole runs that were better than the recipe's, the best first."""
+    recipe = next((trial.top1 for trial in trials if trial.number == 0), 0.0)  # it may have diverged
+    whole = [trial for trial in trials if not trial.pruned and trial.top1 > recipe]
+    return {trial.number: trial.settings for trial in sorted(whole, key=lambda trial: -trial.top1)}
 
 
-def apply_settings(config: TrainConfig, settings: Mapping[str, float]) -> TrainConfig:
-    """The run with these settings."""
-    return lay_over(config, **_changes(config, settings))
+def _winner(contenders: tuple[Contender, ...]) -> int:
+    """The trial that beat the recipe with each seed and is best in the mean, else 0."""
+    won = [one for one in contenders[1:] if one.won]
+    return max(won, key=lambda one: one.mean).number if won else 0
 
 
-def _suggest(trial: optuna.trial.Trial, config: TrainConfig) -> dict[str, float]:
-    """Settings around the recipe's: a factor of 4 either way for rates, and for the rest from none to much."""
-    own = recipe_settings(config)
-    for name in ("learning_rate", "weight_decay"):
-        if own[name]:
-            trial.suggest_float(name, own[name] / 4, own[name] * 4, log=True)
-    for name, most in (("label_smoothing", 0.2), ("strength", 2.0), ("stochastic_depth", 0.3)):
-        if name in own:
-            trial.suggest_float(name, 0.0, max(most, own[name]))
-    return dict(trial.params)
-
-
-def _changes(config: TrainConfig, settings: Mapping[str, float]) -> dict[str, dict[str, Any]]:
-    """Settings as fields of the config's parts, in three digits, so that a command repeats them exactly."""
-    rounded = {name: float(f"{value:.3g}") for name, value in settings.items()}
-    own, strength = config.augmentation, rounded["strength"]
-    changes: dict[str, dict[str, Any]] = {
-        "optimizer": {name: rounded[name] for name in ("learning_rate", "weight_decay") if name in rounded},
-        "augmentation": {"label_smoothing": rounded["label_smoothing"]},
-    }
-    for name, most in (
-        ("rotation", 180.0),
-        ("translation", 1.0),
-        ("color_jitter", 1.0),
-        ("randaugment_magnitude", 30.0),
-    ):
-        if getattr(own, name) and (name != "randaugment_magnitude" or own.randaugment_layers):
-            changes["augmentation"][name] = float(f"{min(most, getattr(own, name) * strength):.3g}")
-    if own.crop_padding:
-        changes["augmentation"]["crop_padding"] = min(16, round(own.crop_padding * strength))
-    if own.zoom != (1.0, 1.0):
-        changes["augmentation"]["zoom"] = tuple(float(f"{side**strength:.3g}") for side in own.zoom)
-    if "stochastic_depth" in rounded:
-        changes["model"] = {"stochastic_depth": rounded["stochastic_depth"]}
-    return changes
-
-
-def _short(config: TrainConfig) -> TrainConfig:
-    run = config.run
-    if run.time is not None:
-        raise ConfigError("a trial's length is given in epochs or steps, not in time", "give --epochs")
-    length = {"epochs": run.epochs * SHORT} if run.epochs else {"steps": max(1, round((run.steps or 0) * SHORT))}
-    return lay_over(config, run={**length, "keep_checkpoints": 1})
-
-
-def _claim(folder: Path, short: TrainConfig) -> None:
+def _claim(folder: Path, config: TrainConfig) -> None:
     """Make the folder this search's, or see that it is."""
     stored = folder / "tune.json"
     if stored.is_file():
-        if stored.read_text() != short.model_dump_json(indent=1):
+        if stored.read_text() != config.model_dump_json(indent=1):
             raise ConfigError(
                 f"{folder} holds a search with other settings", "repeat the command, or choose another --out"
             )
@@ -214,32 +188,39 @@ def _claim(folder: Path, short: TrainConfig) -> None:
     if is_taken(folder):
         raise ConfigError(f"--out {folder} is not empty", "choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    stored.write_text(short.model_dump_json(indent=1))
+    stored.write_text(config.model_dump_json(indent=1))
 
 
-def _do(study: optuna.Study, trial: optuna.trial.Trial, short: TrainConfig, folder: Path) -> None:
+def _do(study: optuna.Study, trial: optuna.trial.Trial, config: TrainConfig, folder: Path) -> None:
     """One trial, from its start or from where it stopped."""
     from optuna.trial import TrialState
 
     from coatnet.training import loop
 
-    settings = _suggest(trial, short)
+    settings = suggest(trial, config)
     run = RunFolder(folder / f"trial-{trial.number}")
 
     def watch(step: int, evaluation: Evaluation) -> None:
-        if step not in study.trials[trial.number].intermediate_values:  # else told before it was stopped
-            trial.report(evaluation.top1, step)
-        if step == run.read_config().run.steps or trial.should_prune():
+        pace = run.read_config().run
+        assert pace.steps
+        assert pace.evaluate_every
+        count = -(-step // pace.evaluate_every)  # evaluations share their places in the schedule; steps depend on batch
+        if count not in study.trials[trial.number].intermediate_values:  # else told before it was stopped
+            trial.report(evaluation.top1, count)
+        if step == pace.steps or (step >= UNJUDGED * pace.steps and trial.should_prune()):
             raise _TrialOver
 
     try:
         if run.exists():
             loop.resume(run.path, watch=watch)
         else:
-            loop.train(apply_settings(short, settings), run.path, watch=watch)
+            loop.train(apply_settings(config, settings), run.path, watch=watch)
     except _TrialOver:
-        step, top1 = max(study.trials[trial.number].intermediate_values.items())
-        whole = step == run.read_config().run.steps
+        pace = run.read_config().run
+        assert pace.steps
+        assert pace.evaluate_every
+        count, top1 = max(study.trials[trial.number].intermediate_values.items())
+        whole = count * pace.evaluate_every >= pace.steps
         study.tell(trial, top1, TrialState.COMPLETE) if whole else study.tell(trial, state=TrialState.PRUNED)
     except QualityError:  # it diverged: no settings to choose
         study.tell(trial, state=TrialState.FAIL)
