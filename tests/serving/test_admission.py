@@ -345,7 +345,7 @@ def bad_requests(count):
 
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_bad_bodies_beside_good_ones(server, count):
-    good = server.predict(picture(7)).json()
+    good, said = server.predict(picture(7)).json(), server.said()
     limits = ServeConfig().limits
     with ThreadPoolExecutor(4) as pool:
 
@@ -367,6 +367,7 @@ def test_bad_bodies_beside_good_ones(server, count):
                     decode(body, limits)
             if number % 10 == 0:
                 assert server.predict(picture(7)).json()["probability"] == pytest.approx(good["probability"], abs=1e-5)
+    assert server.said() == said  # the log is not theirs to fill
 
 
 @pytest.mark.parametrize(

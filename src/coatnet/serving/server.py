@@ -70,7 +70,8 @@ def serve(config: ServeConfig, job: Job, tell: Tell) -> None:
         CoatnetError: the classifier cannot be loaded; requests were never taken.
         ResourceError: the worker dies again and again.
     """
-    logging.getLogger("python_multipart").disabled = True  # a line for each bad form would let anyone flood the log
+    # A line for each bad form would let anyone flood the log.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     with bound(config) as listener:
         asyncio.run(_serve(config, job, listener, tell))
 
