@@ -64,8 +64,8 @@ def time_in_turn(
         actions: by name; each returns when its work is done, which on a GPU means after a synchronization.
         rounds: counted calls of each.
         warm_up: rounds before, not counted.
-        settle: make one uncounted call before each counted one. For runtimes whose threads keep a core busy for a while
-            after a call, as torch's and ONNX Runtime's do: the next one would be slowed by its neighbour.
+        settle: make one uncounted call before each counted one: the first call after another runtime's can take
+            several times as long (torch beside ONNX Runtime, coatnet_mini_64: 60 instead of 6 ms).
         clock: seconds.
 
     Returns:
