@@ -194,7 +194,7 @@ class Exported(Engine):
 
 def test_an_exported_network_has_no_gradients(picture):
     exported = Classifier(Exported(), coatnet.Preprocess(image_size=32), ("a", "b"))
-    with pytest.raises(ModelFileError, match="Exported has no gradients") as told:
+    with pytest.raises(ModelFileError, match="an exported network has no gradients") as told:
         explain(exported, picture)
     assert told.value.exit_code == 4
     assert "classifier folder" in told.value.hint

@@ -135,7 +135,7 @@ def explain(
     """
     if not isinstance(classifier.engine, TorchEngine):
         raise ModelFileError(
-            f"a {type(classifier.engine).__name__} has no gradients: an exported network cannot be explained",
+            "an exported network has no gradients, so it cannot be explained",
             "explain the classifier folder that it was exported from",
         )
     unknown = [method for method in methods or () if method not in METHODS]
