@@ -9,6 +9,7 @@ changes no time.
 
 import argparse
 import dataclasses
+import functools
 import statistics
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from coatnet.model.family import create_model
 from coatnet.runtime.agreement import compare
 from coatnet.runtime.engines import TorchEngine
 from coatnet.runtime.openvino_engine import OpenVinoEngine
+from coatnet.runtime.timing import Timing, time_in_turn
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -55,17 +57,6 @@ def through_openvino(module: nn.Module, images: np.ndarray, precision: str) -> R
     options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
     return lambda batch: next(iter(request.infer({0: batch}).values()))
-
-
-def in_turn(runs: dict[str, Run], images: np.ndarray, rounds: int) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 2):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run(images)
-            if number >= 2:  # two rounds to warm up
-                times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(kept) for name, kept in times.items()}
 
 
 def peers(name: str, ours: nn.Module, images: np.ndarray, slow: bool) -> dict[str, Run]:
@@ -109,11 +100,11 @@ def starts(place: Path, folder: Path) -> None:
         print(f"predict on 10 images, {runtime}: first {times[0]:.2f} s, then {statistics.median(times[1:]):.2f} s")
 
 
-def report(medians: dict[str, float], batch: int) -> None:
-    first = medians["ours, as a user gets it"]
-    for name, median in medians.items():
-        speed = f"{1000 * median:.1f} ms, {batch / median:.1f} images/s"
-        print(f"batch {batch}: {name}: {speed}, {median / first:.2f} times the time of ours", flush=True)
+def report(timings: dict[str, Timing], batch: int) -> None:
+    first = timings["ours, as a user gets it"]
+    for name, timing in timings.items():
+        speed = f"{1000 * timing.median:.1f} ms, {batch / timing.median:.1f} images/s"
+        print(f"batch {batch}: {name}: {speed}, {timing.ratio_to(first):.2f} times the time of ours", flush=True)
 
 
 def our_classifier(model: nn.Module, folder: Path) -> Path:
@@ -164,7 +155,8 @@ def main() -> None:
             runs: dict[str, Run] = {name: one.engine.logits for name, one in engines.items()}
             runs |= {"ours, OpenVINO int8 and bfloat16": rounded} if arguments.int8 else {}
             runs |= peers(arguments.model, ours, given, arguments.slow)
-            report(in_turn(runs, given, arguments.rounds), batch)
+            calls = {name: functools.partial(run, given) for name, run in runs.items()}
+            report(time_in_turn(calls, arguments.rounds, settle=True), batch)
 
 
 if __name__ == "__main__":

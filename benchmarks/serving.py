@@ -3,7 +3,7 @@
 The server has one core, this load generator another; the peak is measured with that split. Needs two cores and Linux.
 
 python benchmarks/serving.py overload MEMBER [OPTIONS of coatnet serve]     5 x the peak for 60 s
-python benchmarks/serving.py levels MEMBER [OPTIONS of coatnet serve]       50 %, 90 % and 300 % of the peak, 10 s each
+python benchmarks/serving.py levels MEMBER [OPTIONS of coatnet serve]       50 %, 90 % and 300 % of the peak, 30 s each
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from coatnet.model.family import create_model
 
 SERVER_CORE, CLIENT_CORE = 0, 1
 KEPT_SECONDS = 2
-PEAK_SECONDS, OVERLOAD_SECONDS, LEVEL_SECONDS = 10, 60, 10
+PEAK_SECONDS, OVERLOAD_SECONDS, LEVEL_SECONDS = 10, 60, 30
 
 
 @dataclass

@@ -28,6 +28,13 @@ def test_table_and_chart(tiny_classifier, tmp_path, capsys):
     assert chart.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_layout_is_a_network_too(capsys):
+    """The words are those of `coatnet properties`."""
+    words = ("--batch-sizes", "1", "--rounds", "1", "--device", "cpu", "--runtimes", "torch-float32", "--json")
+    found = json.loads(run(capsys, "benchmark", "CCCC", "--image-size", "32", *words).out)
+    assert (found["model"], found["image_size"]) == ("CCCC", [32, 32])
+
+
 def test_json(tiny_classifier, capsys):
     words = ("--runtimes", "torch-bfloat16", "--image-size", "32x64", "--json")
     found = json.loads(run(capsys, "benchmark", tiny_classifier, *FAST, *words).out)

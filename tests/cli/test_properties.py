@@ -38,6 +38,7 @@ def test_the_table_is_for_people(capsys) -> None:
         (["TTTT"], 2, "S1 always convolves"),
         (["coatnet_mini_32", "--image-size", "37"], 2, "no shift moves them by one"),
         ([__file__], 4, "is not a folder"),
+        (["nowhere/to/be/found"], 4, "nowhere/to/be/found does not exist"),
     ],
 )
 def test_what_cannot_be_measured_is_told(words, code, told, capsys) -> None:

@@ -238,6 +238,8 @@ def test_what_is_no_image():
     assert code_of(np.random.default_rng(0).bytes(1000)) == "unsupported_format"
     assert code_of(b"<svg xmlns='http://www.w3.org/2000/svg'/>") == "unsupported_format"
     assert code_of(b"\xff\xd8\xff") in {"corrupt", "truncated"}
+    with pytest.raises(ImageError, match="unsupported_format: HEIC image; expected one of JPEG, PNG"):
+        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
     assert code_of(bytes(21), ImageLimits(max_bytes=20)) == "too_large_bytes"
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -164,6 +165,19 @@ def test_memory_is_bounded():
     decoded = decode_all(source, load, 2, needed)
     assert decoded.pixels.nbytes == needed
     assert all(np.array_equal(decoded[index], decode(source.read(index))) for index in range(40))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_of_any_length_starts_at_once(workers):
+    training = stream(sample_source(), workers=workers)
+    tracemalloc.start()
+    batches = training.batches(10**6, 2 * 10**6)
+    first = next(batches)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    batches.close()
+    assert first.step == 10**6
+    assert peak < 5_000_000  # a list of the steps would be 8 bytes each, and 28 for its number
 
 
 def test_a_killed_worker_is_an_error_and_not_a_hang():

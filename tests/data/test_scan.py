@@ -21,8 +21,8 @@ from PIL import Image
 from coatnet.data import digests, duplicates
 from coatnet.data.images import decode
 from coatnet.data.scan import scan, similar_names
-from coatnet.data.sources import DataConfig, find_parts
-from coatnet.errors import ResourceError
+from coatnet.data.sources import DataConfig, find_parts, open_data
+from coatnet.errors import DataError, ResourceError
 
 
 def drawn(seed, size=(64, 48)):
@@ -183,6 +183,18 @@ def test_duplicates_of_unsplit_data_are_a_problem(tmp_path):
     assert problem.startswith("Duplicates in data without a split: 1 group;")
 
 
+def test_a_class_that_cannot_be_split_is_a_problem(tmp_path):
+    root = as_folder(tmp_path / "data", clean())
+    shutil.copytree(root / "train" / "cross", root / "train" / "lonely")
+    for name in sorted(path.name for path in (root / "train" / "lonely").iterdir())[1:]:
+        (root / "train" / "lonely" / name).unlink()
+    told = "Fewer than 3 images, too few to split into train, validation and test: 'lonely'."
+    assert told in looked(root / "train").problems
+    with pytest.raises(DataError, match="Too few images to split: 'lonely' has fewer than 3"):
+        open_data(DataConfig(path=str(root / "train")))
+    assert not any("Fewer" in problem for problem in looked(root).problems)  # it brings its own split
+
+
 def test_nothing_readable(tmp_path):
     root = as_folder(tmp_path / "data", {("train", label, "a.png"): b"x" for label in ("a", "b")})
     found = looked(root)
@@ -287,7 +299,7 @@ def test_a_bug_in_a_process_is_told(tmp_path, monkeypatch):
 SLOW_SCAN = """
 import sys, time
 from coatnet.data import digests
-from coatnet.data.sources import DataConfig, find_parts
+from coatnet.data.sources import DataConfig, find_parts, open_data
 fill = digests._fill
 def slowly(row, data):
     time.sleep(0.02)

@@ -74,16 +74,16 @@ def test_tiles_show_three_rows_a_column_for_each_head_and_the_query(tmp_path):
     whole = np.full((2, 4, 4), 1 / 16, np.float32)
     tiles = attention_tiles(AttentionParts((1, 2), static, -static, whole))
     side = TILE + GAP
-    assert tiles.shape == (3 * side - GAP, 2 * side - GAP, 3)
+    assert tiles.shape == (3 * side - GAP, 2 * side - GAP, 4)
     cell = TILE // 4
     for row in range(3):
         for head in range(2):
             place = tiles[row * side + cell + cell // 2, head * side + 2 * cell + cell // 2]
-            assert tuple(place) == QUERY
+            assert tuple(place) == (*QUERY, 255)
     red, blue = tiles[2, 2].astype(int), tiles[side + 2, 2].astype(int)
     assert red[0] > red[2] + 50
     assert blue[2] > blue[0] + 50
-    assert tuple(tiles[TILE + 1, 5]) == (255, 255, 255)
+    assert tiles[TILE + 1, 5, 3] == 0  # seen through, on any ground
     write_png(tmp_path / "new" / "tiles.png", tiles)
     with Image.open(tmp_path / "new" / "tiles.png") as read:
         np.testing.assert_array_equal(np.asarray(read), tiles)
@@ -94,6 +94,6 @@ def test_bias_maps_stand_side_by_side_with_the_query_in_the_middle(size):
     tiles = bias_tiles(np.random.default_rng(0).normal(size=(3, size, size)).astype(np.float32))
     side = (tiles.shape[1] + GAP) // 3 - GAP
     assert tiles.shape[0] == side >= 0.7 * TILE
-    marked = np.argwhere((tiles == QUERY).all(-1))
+    marked = np.argwhere((tiles == (*QUERY, 255)).all(-1))
     np.testing.assert_allclose(marked[:, 0].mean(), side / 2, atol=1)
     np.testing.assert_allclose(np.sort(marked[:, 1])[len(marked) // 2], side + GAP + side / 2, atol=side / 6 + 1)

@@ -75,6 +75,7 @@ def test_a_guest_is_exported(kind, tmp_path):
 def test_the_graph_from_pixels_needs_no_coatnet(kind, tiny_classifier, tmp_path):
     classifier = Classifier.load(tiny_classifier, "cpu")
     export(classifier, tmp_path / "out", kind, pixels=True)
+    assert "pixels-HEIGHTxWIDTH" in (tmp_path / "out" / "README.md").read_text()
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     path = next(path for path in (tmp_path / "out").glob("pixels-32x32.*") if path.suffix != ".bin")
     if kind == "onnx":

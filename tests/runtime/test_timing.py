@@ -40,6 +40,14 @@ def test_calls_alternate_and_the_first_rounds_do_not_count():
     assert timings["slow at first"].seconds == (1, 2)
 
 
+def test_a_call_that_settles_the_machine_is_not_counted():
+    clock = Clock()
+    actions = {"ours": clock.action(8, 1), "theirs": clock.action(9, 2)}  # each slowed by the threads of the other
+    timings = time_in_turn(actions, 3, settle=True, clock=clock)
+    assert timings["ours"].seconds == (1, 1, 1)
+    assert timings["theirs"].seconds == (2, 2, 2)
+
+
 def test_a_slow_spell_of_the_machine_does_not_change_the_ratio():
     clock = Clock()
     actions = {"ours": clock.action(1, 1, 5), "theirs": clock.action(2, 2, 10)}

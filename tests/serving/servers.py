@@ -100,5 +100,6 @@ def check_problem(response: httpx.Response, status: int, code: str) -> None:
     assert response.headers["content-type"] == "application/problem+json"
     told = response.json()
     assert (response.status_code, told["status"], told["code"]) == (status, status, code), told
-    assert set(told) == {"type", "title", "status", "code", "detail"}
+    assert set(told) == {"type", "title", "status", "code", "detail", "error"}
+    assert told["error"] == told["detail"]
     assert not re.search(r"Traceback|/usr|/tmp|\.py|0x[0-9a-f]{6}", told["detail"])

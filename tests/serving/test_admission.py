@@ -85,6 +85,60 @@ def test_a_full_queue_is_said_at_once_and_what_was_accepted_is_answered(halted):
         assert {answer.result().status_code for answer in accepted} == {200}
 
 
+def test_a_full_queue_is_said_to_every_kind_of_request(halted):
+    """Small ones are refused before the application sees them, the others by it; the answer is the same."""
+    kind, body = "Content-Type: image/png", b"x" * 1000
+    chunked = (kind, "Transfer-Encoding: chunked")
+    requests = [
+        (head(halted, kind, "Content-Length: 1000"), body),
+        (head(halted, kind, "Content-Length: 1000", "Connection: close"), body),
+        (head(halted, kind, "Content-Length: 1000", "Expect: 100-continue"),),
+        (head(halted, kind, "Content-Length: 90000"),),
+        (head(halted, *chunked), b"3e8\r\n" + body + b"\r\n0\r\n\r\n"),
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        accepted = [pool.submit(halted.predict, picture(seed)) for seed in range(4)]
+        wait_for(lambda: halted.metrics()["coatnet_images_waiting"] == 4)
+        before = halted.metrics()
+        seen = []
+        for pieces in requests:
+            answer = say(halted, *pieces, pause=0.1)
+            check_answer(answer, 429, "queue_full")
+            seen.append({line for line in answer.partition(b"\r\n\r\n")[0].split(b"\r\n") if b"date" not in line})
+        assert all(seen[0] == lines - {b"connection: close", b"Connection: close"} for lines in seen)
+        stranger = [piece.replace(b"s3cret", b"secret") for piece in requests[0]]
+        check_answer(say(halted, *stranger), 401, "unauthorized")
+        after = halted.metrics()
+        halted.worker.resume()
+        assert {answer.result().status_code for answer in accepted} == {200}
+    for name, count in (
+        ('coatnet_answers_total{endpoint="predict",status="429"}', len(requests)),
+        ('coatnet_answer_seconds_count{endpoint="predict"}', len(requests) + 1),
+        ('coatnet_problems_total{code="queue_full"}', len(requests)),
+        ('coatnet_problems_total{code="unauthorized"}', 1),
+    ):
+        assert after[name] - before.get(name, 0) == count, name
+
+
+def test_after_a_refusal_the_connection_can_be_used_and_is_closed_when_idle(halted):
+    request = head(halted, "Content-Type: image/png", "Content-Length: 1000")
+    with ThreadPoolExecutor(4) as pool:
+        accepted = [pool.submit(halted.predict, picture(seed)) for seed in range(4)]
+        wait_for(lambda: halted.metrics()["coatnet_images_waiting"] == 4)
+        with socket.create_connection(("127.0.0.1", halted.port), timeout=20) as connection:
+            for _ in range(2):
+                connection.sendall(request)
+                check_answer(connection.recv(65536), 429, "queue_full")
+                connection.sendall(b"x" * 500)
+                time.sleep(0.1)
+                connection.sendall(b"x" * 500)
+            began = time.monotonic()
+            assert connection.recv(1) == b""
+            assert 2 < time.monotonic() - began < 20  # uvicorn's 5 s
+        halted.worker.resume()
+        assert {answer.result().status_code for answer in accepted} == {200}
+
+
 def test_what_is_too_late_never_reaches_the_network(halted):
     computed, dropped = (halted.metrics()[f"coatnet_images_{what}_total"] for what in ("computed", "dropped"))
     with ThreadPoolExecutor(4) as pool:
@@ -291,7 +345,7 @@ def bad_requests(count):
 
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_bad_bodies_beside_good_ones(server, count):
-    good = server.predict(picture(7)).json()
+    good, said = server.predict(picture(7)).json(), server.said()
     limits = ServeConfig().limits
     with ThreadPoolExecutor(4) as pool:
 
@@ -313,6 +367,7 @@ def test_bad_bodies_beside_good_ones(server, count):
                     decode(body, limits)
             if number % 10 == 0:
                 assert server.predict(picture(7)).json()["probability"] == pytest.approx(good["probability"], abs=1e-5)
+    assert server.said() == said  # the log is not theirs to fill
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,10 @@ def test_several_pictures_at_once(page, server):
 def test_a_broken_file_a_large_one_and_a_good_one(page):
     large = picture(0) + bytes(MAX_BYTES)
     broken, too_large, good = give(page, ("broken.png", b"nothing"), ("large.png", large), ("good.png", picture(1)))
-    assert "(unsupported_format)" in broken.locator(".verdict").text_content()
-    assert broken.locator(".picture img").get_attribute("class") == "broken"
-    assert "more than 1.00 MB. (too_large_bytes)" in too_large.locator(".verdict").text_content()
+    assert "(unsupported_format)" in broken.locator(".problem").text_content()
+    assert broken.locator(".picture").get_attribute("class") == "picture broken"
+    assert "more than 1.00 MB. (too_large_bytes)" in too_large.locator(".problem").text_content()
+    assert [card.locator(".verdict").text_content() for card in (broken, too_large)] == ["No answer"] * 2
     assert [card.get_attribute("class") for card in (broken, too_large, good)] == ["card wrong", "card wrong", "card"]
 
 
@@ -171,7 +172,8 @@ def test_why(page):
     card.locator(".why").click()
     layer, hint = card.locator(".layer"), card.locator(".hint")
     expect(hint).to_contain_text("as the network saw it")
-    grad_cam = layer.get_attribute("src")
+    expect(card.locator(".method")).to_have_value("integrated_gradients")
+    first = layer.get_attribute("src")
     widths = [card.locator(name).evaluate("image => image.naturalWidth") for name in (".seen", ".layer")]
     assert widths[0] == widths[1] > 0
     card.locator(".strength").fill("20")
@@ -184,7 +186,7 @@ def test_why(page):
     expect(card.locator(".place")).to_be_visible()
     expect(card.locator(".parts img")).to_be_visible()
     expect(hint).to_contain_text("arrow keys")
-    assert layer.get_attribute("src") != grad_cam
+    assert layer.get_attribute("src") != first
     marks = card.locator(".place").evaluate("mark => [mark.style.top, mark.style.left].map(parseFloat)")
     assert marks == pytest.approx([25, 25], abs=1)
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 
 import numpy as np
 import pytest
@@ -71,6 +72,15 @@ def test_metadata_and_health_of_the_protocol(server):
     check_problem(get("/v2/models/tiny/versions/2"), 404, "no_such_version")
 
 
+def test_infer_does_not_ask_for_a_content_type(server, pictures, expected):
+    """tritonclient sends none."""
+    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(pictures[0]).decode()]}
+    answer = server.client.post("/v2/models/tiny/infer", content=json.dumps({"inputs": [tensor]}))
+    assert "content-type" not in answer.request.headers
+    outputs = {output["name"]: output["data"] for output in answer.json()["outputs"]}
+    assert outputs["label"] == [expected[0]["label"]]
+
+
 def test_what_infer_refuses(server, pictures):
     check_problem(infer(server, pictures[:2], shape=[3]), 400, "wrong_shape")
     check_problem(infer(server, pictures[:1], data=["%"]), 400, "not_base64")
@@ -106,6 +116,12 @@ def test_other_addresses_and_methods(server):
     check_problem(server.client.get("/page/app.py"), 404, "not_found")
     check_problem(server.client.get("/predict"), 405, "method_not_allowed")
     check_problem(server.client.post("/v2", content=b"x"), 405, "method_not_allowed")
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz"])
+def test_probes_may_ask_for_the_head_alone(server, path):
+    answer = server.client.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
 
 
 def test_too_many_pixels_are_refused_by_the_header(server):

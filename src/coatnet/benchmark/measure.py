@@ -172,7 +172,8 @@ def _speeds(
     engines: dict[Key, Engine], batch: Images, rounds: int, costs: dict[str, int], ceilings: Ceilings
 ) -> Iterator[Speed]:
     """All engines in turn on one batch."""
-    timings = time_in_turn({key: partial(engine.logits, batch) for key, engine in engines.items()}, rounds)
+    calls = {key: partial(engine.logits, batch) for key, engine in engines.items()}
+    timings = time_in_turn(calls, rounds, settle=True)
     for (model, runtime), timing in timings.items():
         reached = 2 * costs[model] * len(batch) / timing.median
         ceiling = ceilings.bfloat16 if RUNTIMES[runtime] == "bfloat16" else ceilings.float32

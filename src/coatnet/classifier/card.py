@@ -54,13 +54,18 @@ classifier = coatnet.Classifier.load("path/to/this/folder")
 print(classifier.predict("image.jpg"))
 ```
 """
+PIXELS_CARD = """
+For programs without coatnet: `pixels-HEIGHTxWIDTH` takes (B, height, width, 3) uint8 RGB that has this size already,
+and gives (B, classes) probabilities in the order of `labels.json`.
+"""
 
 
-def artefact_card(kind: str, class_names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> str:
-    """README.md of an exported artefact."""
+def artefact_card(kind: str, class_names: Sequence[str], sizes: Sequence[tuple[int, int]], pixels: bool) -> str:
+    """README.md of an exported artefact; `pixels` tells of the graphs from pixels."""
     runtime = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "torch": "torch"}[kind]
     listed = ", ".join(f"{height} x {width}" for height, width in sizes)
-    return ARTEFACT_CARD.format(runtime=runtime, num_classes=len(class_names), sizes=listed, version=__version__)
+    card = ARTEFACT_CARD.format(runtime=runtime, num_classes=len(class_names), sizes=listed, version=__version__)
+    return card + PIXELS_CARD if pixels else card
 
 
 def model_card(config: CoAtNetConfig | GuestConfig, preprocess: Preprocess, class_names: Sequence[str]) -> str:

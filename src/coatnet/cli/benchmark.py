@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -13,9 +13,6 @@ from coatnet.cli.flags import parse_size
 from coatnet.cli.model_tables import show_benchmark
 from coatnet.cli.printing import show_json, show_path
 from coatnet.errors import ConfigError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def benchmark(  # noqa: PLR0913 (flags)
@@ -34,7 +31,8 @@ def benchmark(  # noqa: PLR0913 (flags)
     beside what the machine could do at best and timm's network of the same name, all in turn.
 
     Args:
-        network: a member of the family, timm/NAME, a run folder or a classifier folder.
+        network: a member of the family, timm/NAME, a layout as CCTT of the size of coatnet_0, a run folder or a
+            classifier folder.
         batch_sizes: images at once.
         runtimes: of torch-float32, torch-bfloat16, compiled-float32, compiled-bfloat16, onnx-float32, openvino-float32
             and openvino-bfloat16; default: torch's, and what predict would take here.
@@ -48,13 +46,13 @@ def benchmark(  # noqa: PLR0913 (flags)
     if chart is not None and chart.suffix != ".png":
         raise ConfigError(f"--chart {chart} is no picture", "give a name that ends with .png")
     asked = None if image_size is None else parse_size(image_size)
-    name, model, trained = _network(network)
-
     from coatnet.benchmark.measure import benchmark as measure
+    from coatnet.study.named_network import open_network
 
-    result = measure(
-        name, model, batch_sizes=sizes, runtimes=names, rounds=rounds, image_size=asked or trained, device=device
-    )
+    model, own = open_network(network)
+    size = own if asked is None else asked
+    called = Path(network).name if Path(network).exists() else network
+    result = measure(called, model, batch_sizes=sizes, runtimes=names, rounds=rounds, image_size=size, device=device)
     if chart is not None:
         from coatnet.benchmark.chart import draw
 
@@ -69,20 +67,3 @@ def _batch_sizes(text: str) -> tuple[int, ...]:
     if not all(word.isdecimal() and int(word) > 0 for word in words):
         raise ConfigError(f"--batch-sizes: {text!r:.60} is no list of numbers from 1 up", "write it as 1,8,32")
     return tuple(dict.fromkeys(int(word) for word in words))
-
-
-def _network(word: str) -> tuple[str, nn.Module, tuple[int, int]]:
-    """What a word names: what to call it, the network, and the image size that it is fed at."""
-    from coatnet.model.family import FAMILY, create_model, member
-    from coatnet.model.guests import PREFIX
-
-    path = Path(word)
-    if not path.exists() and (word in FAMILY or word.startswith(PREFIX) or path.name == word):
-        side = member(word).image_size  # what is no member is told with the nearest ones
-        return word, create_model(word), (side, side)
-    from coatnet.classifier import Classifier
-    from coatnet.runtime.engines import TorchEngine
-
-    classifier = Classifier.load(path, "cpu")
-    assert isinstance(classifier.engine, TorchEngine)
-    return path.name, classifier.engine.model, classifier.preprocess.image_size

@@ -39,8 +39,8 @@ def properties(
 
     rows = []
     for word in networks:
-        model, size = open_network(word, budget, image_size)
-        measured = measure(model, word, size)
+        network = open_network(word, budget, image_size)
+        measured = measure(network.model, word, _side(word, network.image_size))
         rows.append(measured.properties.model_dump(mode="json"))
         if out is not None:
             from coatnet.pages.plots import receptive_fields
@@ -49,3 +49,10 @@ def properties(
             path = out / f"{word.strip('/').replace('/', '-')[-LONGEST_NAME:]}.png"
             receptive_fields(path, {Path(word).name: measured.gradient})
     show_json(rows) if json else show_properties(rows)
+
+
+def _side(word: str, image_size: tuple[int, int]) -> int:
+    height, width = image_size
+    if height != width:
+        raise ConfigError(f"{word} is fed {height}x{width} pixels, and squares are measured", "give --image-size")
+    return height

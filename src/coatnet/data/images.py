@@ -47,6 +47,8 @@ CODES = (
 )
 
 _AVIF_BRANDS = (b"avif", b"avis")
+# Pillow does not open them, but phones write them: their owner is told what they are (ISO/IEC 23008-12, annex B.4).
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # EXIF tag 0x0112 -> what puts the picture upright (EXIF 2.32, section 4.6.4).
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -117,10 +119,7 @@ def decode(
         ImageError: for every way in which this can fail; nothing else is raised.
     """
     check_bytes(len(data), limits)
-    file_format = image_format(data)
-    if file_format is None or file_format not in limits.formats:
-        got = f"{file_format} image" if file_format else f"not an image format: starts with {data[:8].hex(' ')}"
-        raise ImageError("unsupported_format", f"{got}; expected one of {', '.join(limits.formats)}")
+    file_format = check_format(data, limits)
     try:
         with _quiet_pillow():
             return _decoded(data, file_format, limits, enough)
@@ -181,6 +180,22 @@ def check_bytes(num_bytes: int, limits: ImageLimits, name: str = "") -> None:
         raise ImageError("too_large_bytes", f"{num_bytes} bytes is above {limits.max_bytes}", name)
 
 
+def check_format(data: bytes, limits: ImageLimits) -> str:
+    """Refuse a file by its first bytes.
+
+    Returns:
+        Its format, one of `limits.formats`.
+
+    Raises:
+        ImageError: `unsupported_format`.
+    """
+    file_format = image_format(data)
+    if file_format is None or file_format not in limits.formats:
+        got = f"{file_format} image" if file_format else f"not an image format: starts with {data[:8].hex(' ')}"
+        raise ImageError("unsupported_format", f"{got}; expected one of {', '.join(limits.formats)}")
+    return file_format
+
+
 def _check_size(width: int, height: int, limits: ImageLimits) -> None:
     if width < 1 or height < 1:
         raise ImageError("corrupt", f"{width}x{height} pixels")
@@ -191,7 +206,7 @@ def _check_size(width: int, height: int, limits: ImageLimits) -> None:
 
 
 def image_format(data: bytes) -> str | None:
-    """Pillow's name of the format by the first bytes, whatever the file is called."""
+    """The name of the format by the first bytes, Pillow's where it opens it, whatever the file is called."""
     starts = {
         b"\xff\xd8\xff": "JPEG",
         b"\x89PNG\r\n\x1a\n": "PNG",
@@ -210,6 +225,8 @@ def image_format(data: bytes) -> str | None:
         return "WEBP"
     if data[4:8] == b"ftyp" and any(brand in data[8:64] for brand in _AVIF_BRANDS):
         return "AVIF"
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+        return "HEIC"
     return None
 
 

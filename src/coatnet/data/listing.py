@@ -15,8 +15,12 @@ from coatnet.data.samples import printable
 from coatnet.data.user_cache import cache_folder, remember
 from coatnet.errors import DataError
 
-# What counts as an image in a class folder; a wrong suffix on a real image is no hindrance, the bytes decide.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+# What counts as an image in a class folder; a wrong suffix on a real image is no hindrance, the bytes decide. HEIC
+# cannot be opened and counts too: a phone's photographs would else be left out without a word.
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
+    *(".heic", ".heif"),
+)
 # Fewer files are listed in a tenth of a second (benchmarks/shards.md) and need no memory.
 REMEMBERED_FROM = 10_000
 # A folder that changed so shortly before it was listed may change again without a newer time: FAT counts in 2 s.

@@ -6,7 +6,7 @@ torch is imported by `TrainingStream` only; `evaluation_batches` does without.
 import os
 import sys
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -158,9 +158,11 @@ class TrainingStream:
         """
         import torch
 
-        places = [step * self.parts + part for step in range(start_step, stop_step) for part in self.own]
-        with closing(self._prepared(places)) as all_prepared:
-            for place, prepared in zip(places, all_prepared, strict=True):
+        def places() -> Iterator[int]:  # not a list: a run may have any number of steps
+            return (step * self.parts + part for step in range(start_step, stop_step) for part in self.own)
+
+        with closing(self._prepared(places())) as all_prepared:
+            for place, prepared in zip(places(), all_prepared, strict=True):
                 new = self._report(prepared.unreadable)
                 if not is_joined():
                     self._check()
@@ -169,7 +171,7 @@ class TrainingStream:
                 images, labels = torch.from_numpy(prepared.images), torch.from_numpy(prepared.labels)
                 yield Batch(images, labels, place // self.parts, place, new)
 
-    def _prepared(self, places: Sequence[int]) -> Generator[Prepared, None, None]:
+    def _prepared(self, places: Iterable[int]) -> Generator[Prepared, None, None]:
         if self.workers == 0:
             return (self._preparation[place] for place in places)
         return prepared_by_workers(self._preparation, places, self.workers)
@@ -187,7 +189,7 @@ class TrainingStream:
             raise DataError(
                 f"{len(self.unreadable)} of {len(self.source)} training images cannot be read ({share:.1%}, allowed "
                 f"are {self.max_bad:.1%}), the first: {first}.",
-                hint="Repair or remove them, or allow more with max_bad.",
+                hint="Repair or remove them, coatnet scan names them all; or allow more: --max-bad, in Python max_bad.",
             )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from coatnet.data.images import ImageError, ImageLimits, decode, image_format
+from coatnet.data.images import ImageError, ImageLimits, check_format, decode
 from coatnet.data.loader import default_threads
 from coatnet.data.samples import Source, printable
 from coatnet.data.shard_index import CLASSES_NAME, INDEX_NAME, IndexHeader, ShardIndex
@@ -164,9 +164,7 @@ class _Packing:
             self.shards[name] = 0
         tar, key = self._tar, f"{part}-{index:08d}"
         label = int(source.labels[index])
-        file_format = image_format(image)
-        assert file_format is not None
-        offset = _write(tar, f"{key}.{_SUFFIXES[file_format]}", image)
+        offset = _write(tar, f"{key}.{_SUFFIXES[check_format(image, _LIMITS)]}", image)
         _write(tar, f"{key}.cls", str(label).encode())
         self.rows.append(_Row(part, len(self.shards) - 1, offset, len(image), label, source.names[index]))
 
@@ -180,8 +178,7 @@ class _Packing:
 
 def _shrunk(data: bytes, config: PackConfig) -> bytes:
     """An image no larger than it is to be; one that is not larger keeps its bytes."""
-    if image_format(data) is None:
-        raise ImageError("unsupported_format", f"not an image format: starts with {data[:8].hex(' ')}")
+    check_format(data, _LIMITS)
     if config.size is None:
         return data
     pixels = decode(data, _LIMITS)

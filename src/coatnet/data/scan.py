@@ -12,6 +12,7 @@ from coatnet.data.digests import take_digests
 from coatnet.data.duplicates import alike, same
 from coatnet.data.samples import JoinedSource, some
 from coatnet.data.sources import Found
+from coatnet.data.splitting import SPLIT_PARTS
 from coatnet.frozen import Frozen
 
 NUM_EXTREMES = 8
@@ -254,6 +255,9 @@ def _problems(found: Scan) -> Iterator[str]:
         yield f"Duplicates with different labels: {_groups_of(differ)}."
     for names in found.similar_labels:
         yield f"Class names that differ only by case, white space or Unicode form: {some(names, 9)}."
+    few = [label for label, count in found.counts.get("all", {}).items() if 0 < count < SPLIT_PARTS]
+    if few:
+        yield f"Fewer than {SPLIT_PARTS} images, too few to split into train, validation and test: {some(few, 9)}."
     by_split = defaultdict(list)
     for one in found.empty:
         by_split[one.split].append(one.label)

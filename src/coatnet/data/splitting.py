@@ -12,6 +12,9 @@ from coatnet.data.samples import Source, some
 from coatnet.errors import DataError, ModelFileError
 from coatnet.frozen import Frozen, explain
 
+SPLIT_PARTS = 3
+"""Train, validation and test: what is split needs an image of each class for each."""
+
 
 class SplitRecord(Frozen):
     """Which samples were taken for validation and test, to be stored with the run and applied again."""
@@ -42,7 +45,7 @@ def choose_split(source: Source, split_seed: int, val_fraction: float, test_frac
     Raises:
         DataError: for a class with fewer samples than parts.
     """
-    num_parts = 2 + (test_fraction > 0)
+    num_parts = SPLIT_PARTS - (test_fraction == 0)
     val: list[str] = []
     test: list[str] = []
     too_small: list[str] = []
@@ -59,7 +62,7 @@ def choose_split(source: Source, split_seed: int, val_fraction: float, test_frac
         test += members[:num_test]
         val += members[num_test : num_test + num_val]
     if too_small:
-        parts = "train, val and test" if num_parts == 3 else "train and val"
+        parts = "train, val and test" if num_parts == SPLIT_PARTS else "train and val"
         raise DataError(
             f"Too few images to split: {some(too_small)} {'has' if len(too_small) == 1 else 'have'} fewer than "
             f"{num_parts} images, one each for {parts}.",

@@ -5,13 +5,14 @@ Here each worker has its own pipe, and its end is the end of the pipe, seen wher
 """
 
 import atexit
+import itertools
 import mmap
 import multiprocessing
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -28,7 +29,7 @@ _GOODBYE_SECONDS = 5.0
 
 
 def prepared_by_workers(
-    preparation: Preparation, places: Sequence[int], num_workers: int
+    preparation: Preparation, places: Iterable[int], num_workers: int
 ) -> Generator[Prepared, None, None]:
     """The micro-batches at `places`, in order, made by `num_workers` processes that end with the iterator.
 
@@ -46,17 +47,19 @@ def prepared_by_workers(
 
     atexit.register(close)  # for an iterator that nobody closed: multiprocessing would wait for its workers for ever
     try:
-        for _ in range(min(num_workers, len(places))):
+        places, ahead = itertools.tee(places)
+        first = list(itertools.islice(ahead, num_workers * _NUM_SLOTS))
+        for _ in range(min(num_workers, len(first))):
             workers.append(_Worker(preparation, workers))
-        for index, place in enumerate(places[: len(workers) * _NUM_SLOTS]):
-            workers[index % len(workers)].ask(place, index // len(workers) % _NUM_SLOTS)
+        for index, place in enumerate(first):
+            workers[index % len(workers)].ask(place, index // len(workers))
         for index, place in enumerate(places):
             worker = workers[index % len(workers)]
             slot = index // len(workers) % _NUM_SLOTS
             prepared = worker.answer(place, slot)
-            following = index + len(workers) * _NUM_SLOTS
-            if following < len(places):
-                worker.ask(places[following], slot)
+            following = next(ahead, None)
+            if following is not None:
+                worker.ask(following, slot)
             yield prepared
     finally:
         close()

@@ -110,8 +110,11 @@ def bias_tiles(maps_hHW: NDArray[np.float32]) -> Pixels:
 
 
 def tiled(rows: Sequence[Sequence[Pixels]]) -> Pixels:
-    """Pictures of one size in rows on white."""
-    padded = [[np.pad(tile, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for tile in row] for row in rows]
+    """Pictures of one size in rows, `(H, W, 4)`: transparent between them, for pages in light and dark."""
+    margin = ((0, GAP), (0, GAP), (0, 0))
+    padded = [
+        [np.pad(np.dstack([tile, np.full(tile.shape[:2], 255, np.uint8)]), margin) for tile in row] for row in rows
+    ]
     return np.vstack([np.hstack(row) for row in padded])[:-GAP, :-GAP]
 
 

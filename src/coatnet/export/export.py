@@ -109,7 +109,7 @@ def export(  # noqa: PLR0913 (options are keywords)
         else:
             drop = quantize(fresh, classifier, chosen[0], int8)
             artefact, agreements = finish_artefact(fresh, engine.model, kind, about, int8=True), ()
-        (fresh / CARD).write_text(artefact_card(kind, classifier.class_names, chosen), encoding="utf-8")
+        (fresh / CARD).write_text(artefact_card(kind, classifier.class_names, chosen, pixels), encoding="utf-8")
         error = artefact.record.bfloat16_error
         done.append(Exported(folder, kind, chosen, agreements, not len(images), error, drop))
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito 2008, "Color Universal Design": told apart with every common colour blindness.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
-COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE)
+SKY, BLACK = "#56B4E9", "#000000"
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = ("", "o", "s", "^", "D")
 MARKED = 40
 """Most points of a line that are marked one by one: more would hide it."""
@@ -240,26 +241,34 @@ def histograms(path: Path, panels: Sequence[Bars]) -> None:
     _write(figure, path)
 
 
-def throughput(path: Path, series: Sequence[Series], title: str) -> None:
+def throughput(path: Path, networks: Mapping[str, Sequence[Series]], title: str) -> None:
     """Images per second against the batch size, which gets a logarithmic axis.
 
     Args:
         path: the PNG file to write.
-        series: at least one; x are batch sizes.
+        networks: by name, at most two, the second drawn dashed; each has at least one series, named after its runtime,
+            whose x are batch sizes. The same runtime has the same colour in both.
         title: written above.
     """
-    figure = _figure(7, 4.5)
+    figure = _figure(8.5, 4.5)
     axes = figure.subplots()
-    for position, one in enumerate(series):
-        _draw_line(axes, one, position)
-    sizes = sorted({size for one in series for size in one.x})
+    runtimes = list(dict.fromkeys(one.name for shown in networks.values() for one in shown))
+    styles: tuple[dict[str, Any], ...] = ({}, {"linestyle": "--", "markerfacecolor": "white"})
+    for (network, shown), style in zip(networks.items(), styles, strict=False):
+        for one in shown:
+            colour = COLOURS[runtimes.index(one.name) % len(COLOURS)]
+            axes.plot(one.x, one.y, label=f"{network}, {one.name}", color=colour, marker="o", markersize=5, **style)
+    sizes = sorted({size for shown in networks.values() for one in shown for size in one.x})
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
     axes.minorticks_off()
     axes.set(xlabel="batch size", ylabel="images per second")
     axes.set_ylim(bottom=0)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_title(title, fontsize=10, parse_math=False)
-    for text in axes.legend(frameon=False).get_texts():
+    # in the order of the lines' right ends
+    lines = sorted(axes.get_lines(), key=lambda line: -float(np.asarray(line.get_ydata())[-1]))
+    for text in figure.legend(handles=lines, loc="outside right upper", frameon=False, fontsize=9).get_texts():
         text.set_parse_math(False)
     _write(figure, path)
 

@@ -18,7 +18,9 @@ def choose_runtime(runtime: Runtime, device: str = "auto") -> Chosen:
     """What `auto` means on this machine; a runtime that is named stays.
 
     On a GPU torch; on a CPU OpenVINO if it is installed, else ONNX Runtime with what converts to it, else torch.
-    Measured in benchmarks/inference_speed.md. torch's compiler is never chosen: it takes minutes at every start.
+    Measured in benchmarks/inference_speed.md. ONNX Runtime in float32 comes before torch in bfloat16: of coatnet_0 and
+    a small member, at batch 1 and 8, it is slower in one case of four, and it starts without torch. torch's compiler is
+    never chosen: it takes minutes at every start.
     """
     if runtime != "auto":
         return runtime

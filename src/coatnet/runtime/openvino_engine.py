@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from coatnet.errors import ConfigError, MissingPartError, ModelFileError
 from coatnet.runtime.batches import in_batches
 from coatnet.runtime.engines import EXTRA, Engine, Precision
+from coatnet.runtime.openvino_passes import PIECE, biases_as_inputs, dense_as_convolutions, in_pieces, plain_gelu
 
-PIECE = 2
-"""Images at once in the stem and S1, whose maps are the largest: those of 8 images do not stay in the cores' caches."""
 COMPUTING: dict[Precision, dict[str, str]] = {
     # Attention that OpenVINO fuses into one of its snippets is inexact in float32: logits of 1 differ by 2e-3 in
     # networks whose tables and biases are not small, and by 1e-6 without snippets (tests/runtime).
@@ -51,7 +50,8 @@ class OpenVinoEngine(Engine):
         except (RuntimeError, IndexError) as error:
             raise ModelFileError(f"{path} is refused: OpenVINO cannot read it: {_first_line(error)}") from None
         if precision == "bfloat16":
-            _plain_gelu(self._model)
+            plain_gelu(self._model)
+            dense_as_convolutions(self._model)
         self._requests: dict[int, Any] = {}  # OpenVINO's requests by batch size
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -72,12 +72,16 @@ class OpenVinoEngine(Engine):
         model = self._model.clone()
         model.reshape({model.input(0): PartialShape([batch_size, 3, *self.image_size])})
         if batch_size > PIECE:
-            _in_pieces(model)
+            in_pieces(model)
+        biases = biases_as_inputs(model) if self.precision == "bfloat16" else []
         options = {**COMPUTING[self.precision], "PERFORMANCE_HINT": "LATENCY"}
         try:
-            return _core().compile_model(model, "CPU", options).create_infer_request()
+            request = _core().compile_model(model, "CPU", options).create_infer_request()
         except RuntimeError as error:
             raise ModelFileError(f"OpenVINO cannot compile the network: {_first_line(error)}") from None
+        for index, bias in enumerate(biases):
+            request.set_input_tensor(1 + index, bias)
+        return request
 
 
 def import_openvino() -> Any:
@@ -116,68 +120,6 @@ def check_size(images: NDArray[np.float32], image_size: tuple[int, int]) -> None
             f"images of {got} pixels; this network was converted for {expected}",
             "give image_size when you load the classifier",
         )
-
-
-def _plain_gelu(model: Any) -> None:
-    """GELU in its exact form in place of tanh's, which takes longer here (benchmarks/inference_speed.md). They differ
-    by 5e-4 at most, where bfloat16 rounds by up to 8e-3."""
-    from openvino import opset13
-    from openvino.utils import replace_node
-
-    for node in model.get_ops():
-        if node.get_type_name() == "Gelu" and node.get_attributes().get("approximation_mode", "").lower() == "tanh":
-            replace_node(node, opset13.gelu(node.input_value(0), "erf"))
-
-
-def _in_pieces(model: Any) -> None:
-    """Let stem and S1 take a few images after the other, the rest of the network all of them.
-
-    The cut is behind the last sum at a quarter of the image's height, which ends S1. A network that has none, or of
-    which more than this one map goes on, is left whole.
-    """
-    from openvino import Model, PartialShape, opset13
-
-    given = model.get_parameters()[0]
-    num_images, channels, height, width = given.output(0).shape
-    cut = next((node for node in reversed(model.get_ordered_ops()) if _is_sum(node, -(-height // 4))), None)
-    if cut is None or _goes_past(model, given, cut):
-        return
-    front = Model([cut.output(0)], [given], "front").clone()
-    front.reshape({front.input(0): PartialShape([PIECE, channels, height, width])})
-    users = [user for user in cut.output(0).get_target_inputs() if user.get_node().get_type_name() != "Result"]
-    pieces = opset13.split(given, opset13.constant(0), num_images // PIECE)
-    done = []
-    for index in range(num_images // PIECE):
-        piece = front.clone()
-        for user in piece.get_parameters()[0].output(0).get_target_inputs():
-            user.replace_source_output(pieces.output(index))
-        done.append(piece.get_results()[0].input_value(0))
-    joined = opset13.concat(done, 0)
-    for user in users:
-        user.replace_source_output(joined.output(0))
-    model.validate_nodes_and_infer_types()
-
-
-def _is_sum(node: Any, height: int) -> bool:
-    """Whether this is the sum of two maps of this height."""
-    if node.get_type_name() != "Add" or len(node.output(0).shape) != 4 or node.output(0).shape[2] != height:
-        return False
-    return all(node.input_value(index).get_node().get_type_name() != "Constant" for index in range(2))
-
-
-def _goes_past(model: Any, given: Any, cut: Any) -> bool:
-    """Whether the results depend on the input in another way than through the cut."""
-    waiting, seen = list(model.get_results()), {cut.get_name()}
-    while waiting:
-        node = waiting.pop()
-        for index in range(node.get_input_size()):
-            before = node.input_value(index).get_node()
-            if before.get_name() == given.get_name():
-                return True
-            if before.get_name() not in seen:
-                seen.add(before.get_name())
-                waiting.append(before)
-    return False
 
 
 def _first_line(error: Exception) -> str:

@@ -55,6 +55,7 @@ def time_in_turn(
     rounds: int,
     *,
     warm_up: int = WARM_UP,
+    settle: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Name, Timing]:
     """Call actions one after the other, round after round.
@@ -63,6 +64,8 @@ def time_in_turn(
         actions: by name; each returns when its work is done, which on a GPU means after a synchronization.
         rounds: counted calls of each.
         warm_up: rounds before, not counted.
+        settle: make one uncounted call before each counted one. For runtimes whose threads keep a core busy for a while
+            after a call, as torch's and ONNX Runtime's do: the next one would be slowed by its neighbour.
         clock: seconds.
 
     Returns:
@@ -73,6 +76,8 @@ def time_in_turn(
     seconds: dict[Name, list[float]] = {name: [] for name in actions}
     for number in range(warm_up + rounds):
         for name, action in actions.items():
+            if settle:
+                action()
             started = clock()
             action()
             taken = clock() - started

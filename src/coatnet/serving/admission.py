@@ -6,13 +6,15 @@ import asyncio
 import hmac
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
+
+import h11
 
 from coatnet.serving.metrics import Metrics
 from coatnet.serving.problems import (
-    MEDIA_TYPE,
     MEMORY_FULL,
+    NO_SNIFFING,
     QUEUE_FULL,
     UNAUTHORIZED,
     Problem,
@@ -23,6 +25,7 @@ from coatnet.serving.state import State
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Headers = Mapping[bytes, bytes]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 BUFFERED_BYTES = 512_000_000
@@ -51,6 +54,20 @@ OPEN = ("health", "page")
 """Endpoints that need no token: probes have none, and the page must load to ask for it."""
 
 
+SPECIAL = {b"connection", b"expect", b"transfer-encoding"}
+"""Headers by which more is to be done than to answer."""
+
+
+def content_length(headers: Headers) -> int:
+    """What the headers say of it; h11 has seen that it is a number."""
+    return int(headers.get(b"content-length", b"0"))
+
+
+def endpoint_of(path: str) -> str:
+    """What a path is counted as."""
+    return next((name for pattern, name in ENDPOINTS.items() if pattern.fullmatch(path)), "other")
+
+
 class Admission:
     """The outermost layer of the application.
 
@@ -73,7 +90,7 @@ class Admission:
         assert scope["type"] == "http"
         request = _Request(scope, receive, send, self._metrics)
         try:
-            self._check(request)
+            self._check(request.endpoint, scope["method"], request.headers)
         except ProblemError as error:
             await request.refuse(error.problem)
             return
@@ -87,36 +104,58 @@ class Admission:
             self.num_asking -= 1
             self._held_bytes -= request.num_bytes
 
-    def count(self, problem: Problem) -> None:
-        """A problem that was answered before there was a request."""
-        self._metrics.answers.labels("unknown", problem.status).inc()
+    def count(self, problem: Problem, endpoint: str = "unknown") -> None:
+        """A problem that is answered before the application sees the request."""
+        self._metrics.answers.labels(endpoint, problem.status).inc()
         self._metrics.problems.labels(problem.code).inc()
 
-    def _check(self, request: _Request) -> None:
+    def refusal(self, request: h11.Request) -> Problem | None:
+        """What is said at once while the queue is full, before a task is made for the request: with a queue that is
+        full most of the time, refusals are most of what the server does beside computing.
+
+        Returns:
+            A problem, counted already; None to leave the request to `__call__`, as everything is that needs more than
+            an answer: a long body, an Expect, a connection to be closed.
+        """
+        headers = dict(request.headers)
+        is_simple = request.http_version == b"1.1" and not SPECIAL & headers.keys()
+        if self._state.batcher.has_room() or not is_simple or content_length(headers) > UNREAD_BYTES:
+            return None
+        endpoint = endpoint_of(request.target.partition(b"?")[0].decode("latin1"))
+        try:
+            self._check(endpoint, request.method.decode("latin1"), headers)
+        except ProblemError as error:
+            self.count(error.problem, endpoint)
+            self._metrics.answer_seconds.labels(endpoint).observe(0)
+            return error.problem
+        return None
+
+    def _check(self, endpoint: str, method: str, headers: Headers) -> None:
         """What can be said by the headers alone."""
-        given = request.headers.get(b"authorization", b"")
-        if self._token and request.endpoint not in OPEN and not hmac.compare_digest(given, b"Bearer " + self._token):
+        given = headers.get(b"authorization", b"")
+        if self._token and endpoint not in OPEN and not hmac.compare_digest(given, b"Bearer " + self._token):
             raise ProblemError(UNAUTHORIZED)
-        if request.endpoint not in ASKING or request.scope["method"] != "POST":
+        if endpoint not in ASKING or method != "POST":
             return
         self._state.check_ready()
         if not self._state.batcher.has_room():
             raise ProblemError(QUEUE_FULL)
-        if request.headers.get(b"content-encoding", b"identity") != b"identity":
+        if headers.get(b"content-encoding", b"identity") != b"identity":
             raise ProblemError(
                 Problem(415, "unsupported_encoding", "Send the body as it is, without Content-Encoding.")
             )
-        self._check_length(request, request.content_length)
+        self._check_length(endpoint, headers, content_length(headers))
 
-    def _check_length(self, request: _Request, num_bytes: int) -> None:
+    def _check_length(self, endpoint: str, headers: Headers, num_bytes: int, num_held: int = 0) -> None:
+        """See that a body may be read, of which some bytes are held already."""
         limit = self._state.config.max_bytes
-        if request.endpoint == "infer":
+        if endpoint == "infer":
             limit = limit * 4 // 3 + FORM_BYTES  # base64
-        elif request.headers.get(b"content-type", b"").startswith(b"multipart/"):
+        elif headers.get(b"content-type", b"").startswith(b"multipart/"):
             limit += FORM_BYTES
         if num_bytes > limit:
             raise ProblemError(Problem(413, "too_large_bytes", f"The body is above {limit} bytes."))
-        if self._held_bytes + num_bytes - request.num_bytes > BUFFERED_BYTES:
+        if self._held_bytes + num_bytes - num_held > BUFFERED_BYTES:
             raise ProblemError(MEMORY_FULL)
 
     async def _admit(self, request: _Request) -> None:
@@ -129,7 +168,8 @@ class Admission:
             chunk = message.get("body", b"")
             more = message.get("more_body", False)
             try:
-                self._check_length(request, request.num_bytes + len(chunk))
+                num_bytes = request.num_bytes + len(chunk)
+                self._check_length(request.endpoint, request.headers, num_bytes, request.num_bytes)
             except ProblemError as error:
                 await request.refuse(error.problem)
                 return
@@ -160,22 +200,16 @@ class _Request:
         self.scope, self.receive, self._send, self._metrics = scope, receive, send, metrics
         self._since = time.monotonic()
         self.headers = dict(scope["headers"])
-        path = scope["path"]
-        self.endpoint = next((name for pattern, name in ENDPOINTS.items() if pattern.fullmatch(path)), "other")
+        self.endpoint = endpoint_of(scope["path"])
         self.num_bytes = 0
         self.is_whole = False
         self.is_replayed = False
         self.is_gone = False
 
     @property
-    def content_length(self) -> int:
-        """What the headers say of it; h11 has seen that it is a number."""
-        return int(self.headers.get(b"content-length", b"0"))
-
-    @property
     def _is_cut_off(self) -> bool:
         """Whether the rest of the body is too long to be read for nothing."""
-        is_long = b"transfer-encoding" in self.headers or self.content_length > UNREAD_BYTES
+        is_long = b"transfer-encoding" in self.headers or content_length(self.headers) > UNREAD_BYTES
         return is_long and not self.is_whole
 
     async def send(self, message: Message) -> None:
@@ -183,7 +217,9 @@ class _Request:
         if message["type"] == "http.response.start" and not self.is_gone:
             self._metrics.answers.labels(self.endpoint, message["status"]).inc()
             self._metrics.answer_seconds.labels(self.endpoint).observe(time.monotonic() - self._since)
-            headers = [*message.get("headers", []), (b"x-content-type-options", b"nosniff")]
+            headers = list(message.get("headers", []))
+            if NO_SNIFFING not in headers:
+                headers.append(NO_SNIFFING)
             if self._is_cut_off:
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
@@ -196,8 +232,5 @@ class _Request:
     async def refuse(self, problem: Problem) -> None:
         """Answer with a problem."""
         self._metrics.problems.labels(problem.code).inc()
-        body = problem.body
-        headers = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), **problem.headers}
-        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await self.send({"type": "http.response.start", "status": problem.status, "headers": encoded})
-        await self.send({"type": "http.response.body", "body": body})
+        await self.send({"type": "http.response.start", "status": problem.status, "headers": problem.raw_headers})
+        await self.send({"type": "http.response.body", "body": problem.body})

@@ -57,7 +57,15 @@ def create_app(state: State) -> Admission:
         state: the server.
     """
     # The interactive documentation would load its scripts from elsewhere; the description itself is at /openapi.json.
-    app = FastAPI(title="coatnet", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    # Clients of the inference protocol, Triton's among them, do not say that what they send is JSON.
+    app = FastAPI(
+        title="coatnet",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        strict_content_type=False,
+    )
     metrics = state.supervisor.metrics
     _add_errors(app, metrics)
     _add_operation(app, state, metrics)
@@ -97,11 +105,13 @@ def _add_errors(app: FastAPI, metrics: Metrics) -> None:
 
 
 def _add_operation(app: FastAPI, state: State, metrics: Metrics) -> None:
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["operation"])
     async def healthz() -> dict[str, bool]:
         """The server runs."""
         return {"live": True}
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", tags=["operation"], responses=problem_responses(503))
     async def readyz() -> dict[str, bool]:
         """Requests are taken."""
@@ -230,6 +240,7 @@ def _add_page(app: FastAPI) -> None:
         kind = PAGE_TYPES[name.rpartition(".")[2]]
         return Response(found[name], media_type=kind, headers=PAGE_HEADERS)
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return show("index.html")

@@ -6,15 +6,17 @@ IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-strea
 FORM_TYPE = "multipart/form-data"
 PROBLEM_SCHEMA = {
     "type": "object",
-    "description": "RFC 9457. `code` tells programs what happened, `detail` people.",
+    "description": "RFC 9457. `code` tells programs what happened, `detail` people; `error` is the same text, where "
+    "clients of the Open Inference Protocol look.",
     "properties": {
         "type": {"type": "string"},
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "code": {"type": "string"},
         "detail": {"type": "string"},
+        "error": {"type": "string"},
     },
-    "required": ["type", "title", "status", "code", "detail"],
+    "required": ["type", "title", "status", "code", "detail", "error"],
     "additionalProperties": False,
 }
 _BINARY = {"type": "string", "format": "binary"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Request
@@ -20,6 +21,7 @@ from coatnet.version import __version__
 
 VERSION = "1"
 """There is one version of the model: what was loaded last."""
+OUTPUTS = ("probabilities", "label")
 Parameters = dict[str, str | int | float | bool]
 
 
@@ -90,16 +92,25 @@ class ModelMetadata(Frozen):
 def create_router(state: State) -> APIRouter:
     """The endpoints below /v2."""
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
+    know_model, know_version = _known("model", state.config.name), _known("version", VERSION)
+    _add_server(router, state)
+    _add_model(router, state, "/models/{model}", [know_model])
+    _add_model(router, state, "/models/{model}/versions/{version}", [know_model, know_version])
+    return router
 
-    # As defaults: a name from within a function cannot be found again in an annotation.
-    def know_model(model: str = Path(json_schema_extra={"enum": [state.config.name]})) -> None:
-        if model != state.config.name:
-            raise ProblemError(Problem(404, "no_such_model", "This model is not served here."))
 
-    def know_version(version: str = Path(json_schema_extra={"enum": [VERSION]})) -> None:
-        if version != VERSION:
-            raise ProblemError(Problem(404, "no_such_version", "This version is not served here."))
+def _known(part: Literal["model", "version"], served: str) -> Any:
+    """A dependency that sees that a part of the path names what is served."""
 
+    # As a default: a name from within a function cannot be found again in an annotation.
+    def check(named: str = Path(alias=part, json_schema_extra={"enum": [served]})) -> None:
+        if named != served:
+            raise ProblemError(Problem(404, f"no_such_{part}", f"This {part} is not served here."))
+
+    return Depends(check)
+
+
+def _add_server(router: APIRouter, state: State) -> None:
     @router.get("")
     async def server_metadata() -> dict[str, Any]:
         return {"name": "coatnet", "version": __version__, "extensions": []}
@@ -113,48 +124,42 @@ def create_router(state: State) -> APIRouter:
         state.check_ready()
         return {"ready": True}
 
-    for prefix, is_known in {
-        "/models/{model}": [Depends(know_model)],
-        "/models/{model}/versions/{version}": [Depends(know_model), Depends(know_version)],
-    }.items():
 
-        @router.get(prefix, responses=problem_responses(404, 503), dependencies=is_known)
-        async def metadata() -> ModelMetadata:
-            if state.model is None:
-                raise ProblemError(LOADING)
-            num_classes = len(state.model.class_names)
-            return ModelMetadata(
-                name=state.config.name,
-                versions=[VERSION],
-                platform="coatnet",
-                inputs=[TensorMetadata(name="image", datatype="BYTES", shape=[-1])],
-                outputs=[
-                    TensorMetadata(name="probabilities", datatype="FP32", shape=[-1, num_classes]),
-                    TensorMetadata(name="label", datatype="BYTES", shape=[-1]),
-                ],
-            )
+def _add_model(router: APIRouter, state: State, path: str, is_known: Sequence[Any]) -> None:
+    @router.get(path, responses=problem_responses(404, 503), dependencies=is_known)
+    async def metadata() -> ModelMetadata:
+        return _metadata(state)
 
-        @router.get(f"{prefix}/ready", responses=problem_responses(404, 503), dependencies=is_known)
-        async def model_ready() -> dict[str, bool]:
-            state.check_ready()
-            return {"ready": True}
+    @router.get(f"{path}/ready", responses=problem_responses(404, 503), dependencies=is_known)
+    async def model_ready() -> dict[str, bool]:
+        state.check_ready()
+        return {"ready": True}
 
-        @router.post(
-            f"{prefix}/infer",
-            responses=problem_responses(400, 404, 413, 415, 422, 429, 503, 504),
-            dependencies=is_known,
-        )
-        async def infer(body: InferRequest, request: Request, timeout: Timeout = LONGEST_TIMEOUT) -> InferResponse:
-            predictions = await ask(
-                request, state.batcher, _images(body, state), Classify(top=None), state.timeout(timeout)
-            )
-            names = [
-                output.name for output in body.outputs or [OutputName(name="probabilities"), OutputName(name="label")]
-            ]
-            outputs = [_output(name, predictions) for name in names]
-            return InferResponse(model_name=state.config.name, model_version=VERSION, id=body.id, outputs=outputs)
+    @router.post(
+        f"{path}/infer", responses=problem_responses(400, 404, 413, 415, 422, 429, 503, 504), dependencies=is_known
+    )
+    async def infer(body: InferRequest, request: Request, timeout: Timeout = LONGEST_TIMEOUT) -> InferResponse:
+        images = _images(body, state)
+        predictions = await ask(request, state.batcher, images, Classify(top=None), state.timeout(timeout))
+        names = [output.name for output in body.outputs or ()] or OUTPUTS
+        outputs = [_output(name, predictions) for name in names]
+        return InferResponse(model_name=state.config.name, model_version=VERSION, id=body.id, outputs=outputs)
 
-    return router
+
+def _metadata(state: State) -> ModelMetadata:
+    if state.model is None:
+        raise ProblemError(LOADING)
+    num_classes = len(state.model.class_names)
+    return ModelMetadata(
+        name=state.config.name,
+        versions=[VERSION],
+        platform="coatnet",
+        inputs=[TensorMetadata(name="image", datatype="BYTES", shape=[-1])],
+        outputs=[
+            TensorMetadata(name="probabilities", datatype="FP32", shape=[-1, num_classes]),
+            TensorMetadata(name="label", datatype="BYTES", shape=[-1]),
+        ],
+    )
 
 
 def _images(body: InferRequest, state: State) -> list[bytes]:

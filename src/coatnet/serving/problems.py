@@ -11,6 +11,8 @@ from typing import Any
 from coatnet.data.images import ImageError
 
 MEDIA_TYPE = "application/problem+json"
+NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+"""Of every answer: a browser is not to take what it gets for something else."""
 RETRY_SECONDS = 1
 """The queue holds about a second's work, and a worker that died is back in seconds."""
 
@@ -34,9 +36,21 @@ class Problem:
         return {"www-authenticate": "Bearer"} if self.status == 401 else {}
 
     def as_dict(self) -> dict[str, Any]:
-        """The members of RFC 9457, and the code."""
-        title = HTTPStatus(self.status).phrase
-        return {"type": "about:blank", "title": title, "status": self.status, "code": self.code, "detail": self.detail}
+        """The members of RFC 9457, the code, and `error`, where clients of the inference protocol look."""
+        return {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "code": self.code,
+            "detail": self.detail,
+            "error": self.detail,
+        }
+
+    @cached_property
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        """All headers of the answer, as ASGI and h11 take them; kept, as the body is."""
+        named = {"content-type": MEDIA_TYPE, "content-length": str(len(self.body)), **self.headers}
+        return [*((name.encode(), value.encode()) for name, value in named.items()), NO_SNIFFING]
 
     @cached_property
     def body(self) -> bytes:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from coatnet.serving.problems import MALFORMED, MEDIA_TYPE, SLOW, Problem
+from coatnet.serving.problems import MALFORMED, SLOW, Problem
 
 RECEIVE_SECONDS = 8.0
 """For a whole request, and a little more for each byte of it. Who drips is closed before 10 s are over."""
 SLOWEST_BYTES_PER_SECOND = 32 * 1024
 """A phone in a poor place uploads at twice that: 0.5 Mbit/s."""
+FIRST_READ_BYTES = 64 * 1024
+"""Read at once of a new request: a photograph that was made small for the web mostly comes in one piece."""
 READ_BYTES = 32 * 1024
-"""Read at once: most photographs that were made small for the web in one piece. A body that is too long is read at most
-two pieces beyond its limit."""
+"""Read at once of the rest: a body that is too long is read at most two pieces beyond its limit."""
 
 
 class DeadlineProtocol(H11Protocol, asyncio.BufferedProtocol):
@@ -26,14 +28,22 @@ class DeadlineProtocol(H11Protocol, asyncio.BufferedProtocol):
     Args:
         count: told of each problem that is answered here, before the application sees the request.
         received: told how many bytes came.
+        refusal: of a request, what is answered here so that the application never sees it.
     """
 
-    _buffer = memoryview(bytearray(READ_BYTES))  # of all connections: what is in it is copied at once
+    _buffer = memoryview(bytearray(FIRST_READ_BYTES))  # of all connections: what is in it is copied at once
 
     def __init__(
-        self, *args: Any, count: Callable[[Problem], None], received: Callable[[int], None], **kwargs: Any
+        self,
+        *args: Any,
+        count: Callable[[Problem], None],
+        received: Callable[[int], None],
+        refusal: Callable[[h11.Request], Problem | None],
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._next_event, self.conn.next_event = self.conn.next_event, self._admitted  # type: ignore[method-assign]
+        self._refusal = refusal
         self._count = count
         self._received = received
         self._timer: asyncio.TimerHandle | None = None
@@ -47,7 +57,7 @@ class DeadlineProtocol(H11Protocol, asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where asyncio puts what it reads."""
-        return self._buffer
+        return self._buffer if self.conn.their_state is h11.IDLE else self._buffer[:READ_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
         """So much is there."""
@@ -62,6 +72,11 @@ class DeadlineProtocol(H11Protocol, asyncio.BufferedProtocol):
         super().data_received(data)
         if not self._is_receiving():
             self._stop()
+            if self.conn.our_state is h11.IDLE and self.timeout_keep_alive_task is None:
+                # The rest of a body that was refused: uvicorn stopped its clock for these bytes and will not start it.
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
         elif self.conn.our_state is h11.SEND_BODY:  # refused, and the rest is too long to be read for nothing
             self.flow.pause_reading()
 
@@ -73,6 +88,14 @@ class DeadlineProtocol(H11Protocol, asyncio.BufferedProtocol):
     def send_400_response(self, msg: str) -> None:
         """What h11 cannot read."""
         self._refuse(MALFORMED)
+
+    def _admitted(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """The next event; not a request that is refused at once, of which uvicorn passes over all that follows."""
+        event = self._next_event()
+        if isinstance(event, h11.Request) and (problem := self._refusal(event)):
+            self._answer(problem)
+            return self._next_event()
+        return event
 
     def _is_receiving(self) -> bool:
         """Whether a part of a request is here, and another part is not. An idle connection is uvicorn's to close."""
@@ -101,12 +124,14 @@ class DeadlineProtocol(H11Protocol, asyncio.BufferedProtocol):
         """Answer, unless an answer has begun already, and close."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
             self._count(problem)
-            body = problem.body
-            headers = [("content-type", MEDIA_TYPE), ("content-length", str(len(body))), ("connection", "close")]
-            for event in (
-                h11.Response(status_code=problem.status, headers=headers),
-                h11.Data(body),
-                h11.EndOfMessage(),
-            ):
-                self.transport.write(self.conn.send(event) or b"")
+            self._answer(problem, (b"connection", b"close"))
         self.transport.close()
+
+    def _answer(self, problem: Problem, *headers: tuple[bytes, bytes]) -> None:
+        response = h11.Response(
+            status_code=problem.status,
+            headers=[*self.server_state.default_headers, *problem.raw_headers, *headers],
+            reason=HTTPStatus(problem.status).phrase,
+        )
+        events: tuple[h11.Event, ...] = (response, h11.Data(problem.body), h11.EndOfMessage())
+        self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))

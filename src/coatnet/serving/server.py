@@ -70,7 +70,8 @@ def serve(config: ServeConfig, job: Job, tell: Tell) -> None:
         CoatnetError: the classifier cannot be loaded; requests were never taken.
         ResourceError: the worker dies again and again.
     """
-    logging.getLogger("python_multipart").disabled = True  # a line for each bad form would let anyone flood the log
+    # A line for each bad form would let anyone flood the log.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     with bound(config) as listener:
         asyncio.run(_serve(config, job, listener, tell))
 
@@ -155,7 +156,9 @@ class _Server(uvicorn.Server):
 
     def __init__(self, admission: Admission, supervisor: Supervisor) -> None:
         received = supervisor.metrics.received_bytes.inc
-        protocol: Any = functools.partial(DeadlineProtocol, count=admission.count, received=received)
+        protocol: Any = functools.partial(
+            DeadlineProtocol, count=admission.count, received=received, refusal=admission.refusal
+        )
         super().__init__(
             uvicorn.Config(
                 admission,

@@ -8,6 +8,15 @@ const TITLES = {
   receptive_field: "Receptive field of a place",
   attention: "Attention of a place",
 };
+// What each shows, and how far it can be trusted: over 200 pictures (docs/explanations.md).
+const NOTES = {
+  grad_cam: "Where features speak for this class. A rough hint: in tests it was no better than chance.",
+  integrated_gradients: "What each pixel adds (red) or takes away (blue). In tests the most faithful of these.",
+  rollout: "From where information reaches the answer, whatever the class.",
+  receptive_field: "Which pixels the layer sees from the marked place.",
+  attention: "What the marked place attends to, mean over the heads.",
+};
+const FIRST = "integrated_gradients";
 const OF_A_PLACE = ["receptive_field", "attention"];
 const STEP = 1 / 14; // of an arrow key: a token of the coarsest common grid but one, at 224 pixels
 const SETTLED = 250; // milliseconds without a key before the server is asked
@@ -19,6 +28,7 @@ function offerLook(card, file, methods) {
   button.addEventListener("click", () => {
     button.hidden = true;
     card.querySelector(".look").hidden = false;
+    card.classList.add("open");
     new Look(card.querySelector(".look"), file, methods).ask();
     card.querySelector(".method").focus();
   });
@@ -32,6 +42,7 @@ class Look {
     this.found = null;
     this.numAsked = 0;
     this.part(".method").replaceChildren(...methods.map((method) => new Option(TITLES[method] ?? method, method)));
+    if (methods.includes(FIRST)) this.part(".method").value = FIRST;
     this.part(".method").addEventListener("change", () => this.ask());
     this.part(".depth").addEventListener("change", () => this.show());
     this.part(".strength").addEventListener("input", () => this.show());
@@ -91,8 +102,8 @@ class Look {
     this.part(".layer").style.opacity = this.part(".strength").value / 100;
     this.part(".parts").hidden = !parts.length;
     if (parts.length) this.part(".parts img").src = dataUrl(parts[index].png);
-    const choose = OF_A_PLACE.includes(this.method) ? " Click the picture, or use the arrow keys on it, for another place." : "";
-    this.part(".hint").textContent = `For ${label}, in the image as the network saw it.${choose}`;
+    const choose = OF_A_PLACE.includes(this.method) ? " Click the picture, or use the arrow keys on it, to move it." : "";
+    this.part(".hint").textContent = `${NOTES[this.method] ?? ""}${choose} Drawn over the picture as the network saw it.`;
     this.part(".stage").setAttribute("aria-label", `${layers[index].title} for ${label}`);
     this.showPlace();
   }

@@ -75,7 +75,7 @@ function addPictures(files) {
     card.querySelector(".picture figcaption").textContent = file.name;
     card.querySelector(".picture figcaption").title = file.name;
     image.alt = file.name;
-    image.onerror = () => image.classList.add("broken");
+    image.onerror = () => card.querySelector(".picture").classList.add("broken");
     image.src = URL.createObjectURL(file);
     find("cards").append(card);
     waiting.push({ file, card });
@@ -137,7 +137,9 @@ function bar(label, probability) {
 function showProblem(card, text) {
   card.classList.remove("waiting");
   card.classList.add("wrong");
-  card.querySelector(".verdict").textContent = text;
+  card.querySelector(".verdict").textContent = "No answer";
+  card.querySelector(".problem").textContent = text;
+  card.querySelector(".problem").hidden = false;
 }
 
 function showProgress() {
