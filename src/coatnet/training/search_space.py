@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import optuna
 
 RATE_REACH = 4
-"""Learning rate and weight decay are searched up to this factor either way: two octaves, in which the best rate of a
-network lies where the recipe's own was found for other data (benchmarks/tune.md)."""
+"""Learning rate and weight decay are searched up to this factor either way: two octaves, a choice not measured; the
+rate that won in benchmarks/tune.md is 3 times the recipe's."""
 MOST = {"label_smoothing": 0.2, "strength": 2.0, "stochastic_depth": 0.3}
 """Searched from 0 to this, or to the recipe's own if that is more. Twice the label smoothing of paper Table 10 and of
 the recipe's augmentation; the stochastic depth of CoAtNet-1 in Table 10."""
