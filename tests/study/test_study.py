@@ -288,10 +288,22 @@ def test_config_errors_say_what_to_do(words, tmp_path, capsys) -> None:
         ({"fractions": "0.1,1.5"}, "fractions"),
         ({"budget": "3M"}, "--networks"),
         ({"only": "99"}, "0 to 7"),
+        ({"batch_size": "auto", "accumulate": "2"}, "--batch auto finds --accumulate itself"),
     ):
         assert main(words(out=str(tmp_path / "new"), **flags)) == 2
         assert message in capsys.readouterr().err
     assert main(["study", "report", str(tmp_path)]) == 4
+
+
+def test_without_a_budget_any_other_flag_may_be_given(tmp_path, capsys) -> None:
+    """The size of the networks follows from the images, as it does where no flag is given."""
+    words = ["--batch", "auto", "--seeds", "2", "--steps", "2", "--rates", "1e-3", "--fractions", "0.1"]
+    words += ["--layouts", "CCCC,CCTT", "--experiments", "generalization", "--evaluations", "1", "--workers", "0"]
+    assert main(["study", "digits", "--out", str(tmp_path / "new"), "--plan", "--json", *words]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["layout"] for one in found["layouts"]] == ["CCCC", "CCTT"]
+    stored = StudyFolder(tmp_path / "new").read().config
+    assert (stored.budget, stored.batch_size, stored.accumulate) == ("3M", 128, "auto")
 
 
 def test_sizes_follow_from_the_images() -> None:

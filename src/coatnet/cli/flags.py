@@ -48,7 +48,7 @@ class AugmentationFlags(AugmentationConfig):
         return ",".join(value) if isinstance(value, list) else value
 
 
-_AUTO_BATCH = "auto: the recipe's batch, in micro-batches that fit into memory, found once and stored."
+AUTO_BATCH = "auto: the recipe's batch, in micro-batches that fit into memory, found once and stored."
 
 
 class RunFlags(RunConfig):
@@ -56,7 +56,7 @@ class RunFlags(RunConfig):
 
     time: Annotated[float | None, Parameter(metavar="DURATION")] = _same(RunConfig, "time")
     batch_size: Annotated[PositiveInt | Literal["auto"], Parameter(alias="--batch", show_default=False)] = Field(  # type: ignore[assignment]
-        64, description=f"{_same(RunConfig, 'batch_size').description} {_AUTO_BATCH}"
+        64, description=f"{_same(RunConfig, 'batch_size').description} {AUTO_BATCH}"
     )
     accumulate: PositiveInt = _same(RunConfig, "accumulate")
 

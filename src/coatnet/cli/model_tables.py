@@ -11,7 +11,7 @@ from coatnet.cli.printing import new_table, percent, print_lines
 from coatnet.data.samples import printable
 
 if TYPE_CHECKING:
-    from coatnet.benchmark.measure import Benchmark
+    from coatnet.benchmark.measure import Benchmark, Speed
     from coatnet.classifier.doctor import Examination
 
 
@@ -83,25 +83,18 @@ def show_examination(examination: Examination) -> None:
 def show_benchmark(result: Benchmark) -> None:
     """Speed in each cell, where the time goes, and what the machine could do."""
     height, width = result.image_size
+    threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
     title = f"{result.model}: {height} x {width} px, {result.multiply_adds / 1e9:,.3f} G multiply-adds"
-    table = new_table(f"{title}; {result.device}, {result.threads} threads", "network", "runtime")
-    for heading in ("batch", "images/s", "median", "p95", "of ceiling", "times peer", "memory"):
+    table = new_table(f"{title}; {result.device}, {threads}")
+    # A runtime that is folded cannot be read, and a peer's columns say nothing where there is none.
+    for heading in ("network", "runtime") if result.peer else ("runtime",):
+        table.add_column(heading, no_wrap=heading == "runtime")
+    numbers = ("batch", "images/s", "median", "p95", "of ceiling", *(("times peer",) if result.peer else ()), "memory")
+    for heading in numbers:
         table.add_column(heading, justify="right")
     largest = max(one.batch_size for one in result.speeds)
     for one in result.speeds:
-        times = result.times_peer(one)
-        own = one.model == result.model and one.batch_size == largest
-        table.add_row(
-            printable(one.model),
-            one.runtime,
-            str(one.batch_size),
-            f"{one.images_per_second:,.1f}",
-            f"{1000 * one.timing.median:,.1f} ms",
-            f"{1000 * one.timing.p95:,.1f} ms",
-            percent(one.share_of_ceiling),
-            "" if times is None else f"{times:.2f}",
-            f"{result.memory[one.runtime] / 1e9:.2f} GB" if own else "",
-        )
+        table.add_row(*_speed_cells(result, one, one.batch_size == largest))
     print_lines(table)
     if result.stages:
         stages = new_table(f"where {result.stage_runtime} spends a batch of {largest}", "part")
@@ -117,3 +110,19 @@ def show_benchmark(result: Benchmark) -> None:
     print_lines("", f"ceilings: matrix product {products}; copy {top.copy / 1e9:,.1f} GB/s")
     if result.peer:
         print_lines(f"times peer: against the fastest runtime of {result.peer} at the same batch size, calls in turn")
+
+
+def _speed_cells(result: Benchmark, one: Speed, largest: bool) -> list[str]:
+    times = result.times_peer(one)
+    memory = f"{result.memory[one.runtime] / 1e9:.2f} GB" if largest and one.model == result.model else ""
+    return [
+        *([printable(one.model)] if result.peer else []),
+        one.runtime,
+        str(one.batch_size),
+        f"{one.images_per_second:,.1f}",
+        f"{1000 * one.timing.median:,.1f} ms",
+        f"{1000 * one.timing.p95:,.1f} ms",
+        percent(one.share_of_ceiling),
+        *(["" if times is None else f"{times:.2f}"] if result.peer else []),
+        memory,
+    ]

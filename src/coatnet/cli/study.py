@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 from cyclopts import Group, Parameter
+from pydantic import Field, PositiveInt, model_validator
 
-from coatnet.cli.flags import given
+from coatnet.cli.flags import AUTO_BATCH, given, run_settings
 from coatnet.cli.printing import show_json
 from coatnet.data.sources import DataConfig, stored_path
 from coatnet.errors import ConfigError
@@ -47,6 +48,14 @@ class StudyFlags(StudyConfig):
     transferred: Annotated[Words, _LIST] = _same("transferred")
     transfer_rates: Annotated[Rates, _LIST] = _same("transfer_rates")
     contenders: Annotated[Words, _LIST] = _same("contenders")
+    batch_size: Annotated[PositiveInt | Literal["auto"], Parameter(alias="--batch")] = Field(  # type: ignore[assignment]
+        128, description=f"{_same('batch_size').description} {AUTO_BATCH}"
+    )
+
+    @model_validator(mode="after")
+    def _is_one_study(self) -> Self:
+        """Not looked at yet: `study_config` adds what the data says, and looks then."""
+        return self
 
 
 class StudyDataFlags(DataConfig):
@@ -80,7 +89,7 @@ def study(  # noqa: PLR0913 (flags)
     """
     if plan and only is not None:
         raise ConfigError("--plan does no run, and --only does one", "give one of them")
-    asked = given(study_flags)
+    asked = run_settings(given(study_flags))
     if asked.get("target"):
         asked["target"] = DataConfig(path=stored_path(asked["target"]))
     if asked.get("networks"):

@@ -13,13 +13,11 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
 from coatnet.data.sources import DataConfig, open_data
-from coatnet.errors import ConfigError
-from coatnet.frozen import Frozen, explain
+from coatnet.frozen import Frozen
 from coatnet.model.config import SMALLEST_IMAGE
 from coatnet.study.contenders import CONTENDERS
 from coatnet.training.look import look_at
@@ -134,7 +132,7 @@ def study_config(data: DataConfig, **given: Any) -> StudyConfig:
 
     Raises:
         DataError: the data cannot be read.
-        ConfigError: values that cannot be.
+        ValidationError: values that cannot be.
     """
     if "image_size" not in given:
         side = look_at(open_data(data).train).side
@@ -146,7 +144,4 @@ def study_config(data: DataConfig, **given: Any) -> StudyConfig:
         given["sizes"] = (given["image_size"], round(given["image_size"] * 384 / 224 / 16) * 16)  # as in Table 2
     if "contenders" in given.get("experiments", ()):
         given.setdefault("contenders", CONTENDERS)
-    try:
-        return StudyConfig(data=data, **given)
-    except ValidationError as error:
-        raise ConfigError(explain(error), "see coatnet study --help") from None
+    return StudyConfig(data=data, **given)
