@@ -134,7 +134,7 @@ def test_the_report_measures_table_1_on_trained_networks(done) -> None:
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == [f"generalization/{arm}/0.1/seed-1" for arm in ("CCCT", "CCTT")]
     for row in rows:
-        model, size = open_network(str(done.run(row["run"]).path), "", None)
+        model, (size, _) = open_network(str(done.run(row["run"]).path))
         alone = measure(model, "it", size).properties
         assert float(row["error_at_stride"]) == alone.error_at_stride < 1e-9
         assert float(row["input_adaptivity"]) == alone.input_adaptivity
