@@ -107,6 +107,12 @@ def test_pillow_images_of_every_mode_follow_the_gate(echo, photo):
     assert len({probability for _, probability in grey.top}) == 1
 
 
+def test_a_pillow_image_of_a_mode_without_a_known_way_is_refused(echo, photo):
+    for mode in ("LAB", "HSV"):
+        with pytest.raises(ImageError, match=f"unsupported_format: colour mode {mode}; expected grey, RGB or CMYK"):
+            echo.predict(Image.fromarray(photo).convert(mode))
+
+
 def test_pillow_images_are_turned_upright(echo):
     array = np.zeros((64, 128, 3), np.uint8)
     array[:, :32, 0] = 255  # red at the left, outside the centre crop; upright it is still outside

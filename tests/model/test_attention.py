@@ -103,6 +103,20 @@ def test_the_bias_is_computed_once_per_size_outside_training() -> None:
         assert torch.equal(bias((3, 3), torch.float32), first + 1)
 
 
+class Forgetful(dict[object, object]):
+    """As if another thread cleared it right after each entry."""
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+
+def test_what_is_kept_may_be_cleared_by_another_thread() -> None:
+    bias = RelativeBias(2, (3, 3)).eval()
+    bias._bias = Forgetful()  # type: ignore[assignment]
+    with torch.no_grad():
+        assert bias((3, 3), torch.float32).shape == (2, 9, 9)
+
+
 def test_with_gradients_the_bias_reaches_the_table() -> None:
     bias = RelativeBias(2, (3, 3)).eval()
     with torch.no_grad():

@@ -74,6 +74,73 @@ def test_smaller_images_are_refused_in_one_line(size: tuple[int, int]) -> None:
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_no_images_give_no_logits(name: str) -> None:
+    assert MODELS[name]().eval()(torch.zeros(0, 3, 64, 96)).shape == (0, 5)
+
+
+def test_an_image_without_a_batch_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"images have the shape \(3, 64, 64\), the network takes \(batch, channels"):
+        build("CCTT")(torch.zeros(3, 64, 64))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("size", [(64, 96), (33, 47)])
+def test_feature_maps_are_what_stem_and_stages_give(name: str, size: tuple[int, int]) -> None:
+    model = MODELS[name]().eval()
+    seen: list[torch.Tensor] = []
+    for part in (model.stem, *model.stages):
+        part.register_forward_hook(lambda _, inputs, output: seen.append(output.permute(0, 3, 1, 2)))
+    images = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        logits = model(images)
+        maps = model.feature_maps(images)
+        assert torch.equal(model.head(maps[-1].permute(0, 2, 3, 1)), logits)
+    assert len(maps) == 1 + len(model.stages)
+    assert all(torch.equal(given, expected) for given, expected in zip(maps, seen, strict=False))
+    assert tuple(given.shape[1] for given in maps) == model.config.feature_channels
+    assert tuple(given.shape[2:] for given in maps) == model.config.grids(*size)
+    assert [-(-size[1] // stride) for stride in model.config.feature_strides] == [one.shape[3] for one in maps]
+
+
+def test_feature_maps_of_recomputed_blocks_have_the_same_gradients() -> None:
+    model = build("CCTT").eval()
+    images = torch.randn(2, 3, 64, 64)
+    gradients = []
+    for model.recompute in (False, True):
+        model.zero_grad()
+        model.feature_maps(images)[2].sum().backward()
+        gradients.append(model.stages[0][0].expand.weight.grad.clone())
+    torch.testing.assert_close(*gradients)
+
+
+def test_what_timm_decays_is_what_we_decay() -> None:
+    from timm.optim import create_optimizer_v2
+
+    from coatnet.training.config import OptimizerConfig
+    from coatnet.training.optimizer import create_optimizer
+
+    model = build("CCTT")
+    both = (
+        create_optimizer(model, OptimizerConfig(weight_decay=0.3)),
+        create_optimizer_v2(model, "adamw", weight_decay=0.3),
+    )
+    ours, theirs = ({p: group["weight_decay"] for group in one.param_groups for p in group["params"]} for one in both)
+    assert ours == theirs
+
+
+def test_a_network_seen_in_inference_mode_can_still_be_trained() -> None:
+    model = build("CCTT").eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model(images)
+    logits = model(images)
+    torch.testing.assert_close(logits, expected.clone())
+    logits.sum().backward()
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), expected.clone())
+
+
 def test_other_channels_are_refused() -> None:
     with pytest.raises(ConfigError, match="image has 1 channels, the network takes 3"):
         build("CCTT")(torch.zeros(1, 1, 64, 64))

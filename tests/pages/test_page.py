@@ -96,3 +96,10 @@ def test_names_from_a_data_set_are_text_never_markup(tmp_path, picture):
 def test_what_is_empty_is_left_out(tmp_path):
     page = outline(tmp_path / "a.html", [Section(title="x")])
     assert {"ul", "dl", "table", "pre", "figure", "p"} & set(page.tags) == set()
+
+
+@pytest.mark.parametrize(("size", "is_wide"), [((30, 10), True), ((20, 10), False), ((10, 30), False)])
+def test_only_panels_side_by_side_get_all_the_width(tmp_path, size, is_wide):
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    page = outline(tmp_path / "a.html", [Section(title="a", pictures=[Picture(path=tmp_path / "a.png", alt="a")])])
+    assert (("class", "wide") in page.attributes) == is_wide

@@ -1,11 +1,14 @@
 """The PNG files are read back: their size, and pixels that only a drawn thing can have."""
 
+import itertools
 import subprocess
 import sys
 import warnings
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from coatnet.pages.plots import Panel, Series, confusion, curves, mosaic, panels, reliability, shortened
@@ -79,6 +82,14 @@ def test_confusion_writes_counts_only_where_they_can_be_read(tmp_path):
     assert whites_on_the_diagonal(21) == 0
 
 
+@pytest.mark.parametrize("num_classes", [2, 10, 20, 30, 60])
+def test_confusion_cuts_no_text_off(tmp_path, num_classes):
+    names = [str(position) for position in range(num_classes)]
+    confusion(tmp_path / "c.png", np.eye(num_classes, dtype=int) * 39, names)
+    picture = pixels(tmp_path / "c.png")
+    assert min(edge.min() for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1])) == 255
+
+
 def test_confusion_colours_the_fraction_of_the_true_class(tmp_path):
     confusion(tmp_path / "a.png", np.array([[1, 0], [0, 1000]]), "ab")
     confusion(tmp_path / "b.png", np.eye(2, dtype=int), "ab")
@@ -136,3 +147,44 @@ def test_panels_share_colours_and_one_legend(tmp_path):
     half = both.shape[1] // 2
     assert min(num_near(both[:, :half], VERMILION), num_near(both[:, half:], VERMILION)) > 100
     assert num_near(alone, VERMILION) == 0
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were written, after they were."""
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *given, **named: (figures.append(self), save(self, *given, **named))
+    )
+    return figures
+
+
+def test_texts_beside_points_cover_neither_points_nor_each_other(tmp_path, drawn):
+    x, y = [0.31, 0.32, 0.32, 0.32, 0.37, 0.1, 11.7, 167.0], [29.0, 29.2, 32.0, 36.0, 40.0, 33.0, 29.0, 86.0]
+    names = ["ViT", "CTTT", "CCTT", "CCCT", "timm/test_resnet", "timm/test_efficientnet", "timm/cait", "CoAtNet-3"]
+    panel = Panel(title="", x="x", y="y", series=[Series(name="a", x=x, y=y)], labels=[names], log_x=True)
+    panels(tmp_path / "a.png", [panel])
+    axes = drawn[0].axes[0]
+    texts = axes.texts
+    drawn[0].draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in texts]
+    assert sorted(text.get_text() for text in texts) == sorted(names)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert not any(box.contains(*place) for box in boxes for place in axes.transData.transform(np.column_stack([x, y])))
+    assert all(axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1 for box in boxes)
+
+
+@pytest.mark.parametrize(
+    ("y", "told"), [([1.5, 2.3], {"1.6", "2"}), ([0.1, 3.0], {"0.1", "0.5", "2"}), ([1e-3, 9.0], {"0.01", "1"})]
+)
+def test_logarithmic_axes_have_plain_numbers_apart(tmp_path, drawn, y, told):
+    line = Series(name="a", x=y, y=y)
+    panels(tmp_path / "a.png", [Panel(title="", x="x", y="y", series=[line], log_x=True, log_y=True)])
+    drawn[0].draw_without_rendering()
+    axes = drawn[0].axes[0]
+    labels = [text for text in (*axes.get_xticklabels(), *axes.get_xticklabels(minor=True)) if text.get_text()]
+    assert told <= {text.get_text() for text in labels}
+    assert not any("$" in text.get_text() for text in labels)
+    boxes = [text.get_window_extent() for text in labels]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))

@@ -45,5 +45,9 @@ def _from_pillow(image: Image.Image) -> NDArray[np.uint8]:
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
     buffer = io.BytesIO()
-    upright.save(buffer, "TIFF", exif=Image.Exif(), icc_profile=None)
+    try:
+        upright.save(buffer, "TIFF", exif=Image.Exif(), icc_profile=None)
+    except OSError as error:
+        detail = f"colour mode {upright.mode}; expected grey, RGB or CMYK"
+        raise ImageError("unsupported_format", detail) from error
     return decode(buffer.getvalue(), ImageLimits(max_bytes=len(buffer.getvalue())))

@@ -78,9 +78,10 @@ class RelativeBias(nn.Module):
         if version != self._bias_of:
             self._bias.clear()
             self._bias_of = version
-        if (grid, dtype) not in self._bias:
-            self._bias[grid, dtype] = self._compute(grid, dtype)
-        return self._bias[grid, dtype]
+        bias_hNN = self._bias.get((grid, dtype))
+        if bias_hNN is None:
+            bias_hNN = self._bias[grid, dtype] = self._compute(grid, dtype)
+        return bias_hNN  # not looked up again: another thread may have cleared what is kept
 
     def _compute(self, grid: Grid, dtype: torch.dtype) -> Tensor:
         num_tokens = grid[0] * grid[1]
@@ -90,7 +91,8 @@ class RelativeBias(nn.Module):
     def _offsets(self, grid: Grid) -> Tensor:
         key = (grid, self.table.device)
         if key not in self._index:
-            self._index[key] = relative_index(grid).to(self.table.device)
+            with torch.inference_mode(mode=False):  # what is made in that mode, training refuses later
+                self._index[key] = relative_index(grid).to(self.table.device)
         return self._index[key]
 
     def __getstate__(self) -> dict[str, object]:
@@ -110,7 +112,7 @@ class RelativeAttention(nn.Module):
 
     def __init__(self, *, input_width: int, width: int, head_size: int, grid: Grid | None) -> None:
         super().__init__()
-        self.num_heads = width // head_size
+        self.num_heads, self.head_size = width // head_size, head_size
         self.query_key_value = nn.Linear(input_width, 3 * width)
         self.relative_bias = RelativeBias(self.num_heads, grid) if grid else None
         self.output = nn.Linear(width, width)
@@ -118,11 +120,11 @@ class RelativeAttention(nn.Module):
     def forward(self, x_BNC: Tensor, grid: Grid) -> Tensor:
         """Args: x_BNC: `(B, N, input_width)`; grid: H and W with H * W = N. Returns: `(B, N, width)`."""
         num_samples, num_tokens, _ = x_BNC.shape
-        projected = self.query_key_value(x_BNC).view(num_samples, num_tokens, 3, self.num_heads, -1)
+        projected = self.query_key_value(x_BNC).view(num_samples, num_tokens, 3, self.num_heads, self.head_size)
         q_BhNd, k_BhNd, v_BhNd = projected.permute(2, 0, 3, 1, 4).unbind(0)
         bias_hNN = self.relative_bias(grid, q_BhNd.dtype) if self.relative_bias else None
         attended_BhNd = _attend(q_BhNd, k_BhNd, v_BhNd, bias_hNN)
-        return self.output(attended_BhNd.transpose(1, 2).reshape(num_samples, num_tokens, -1))
+        return self.output(attended_BhNd.transpose(1, 2).flatten(2))
 
 
 def _attend(q_BhNd: Tensor, k_BhNd: Tensor, v_BhNd: Tensor, bias_hNN: Tensor | None) -> Tensor:

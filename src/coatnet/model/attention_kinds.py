@@ -49,16 +49,16 @@ class Attention(nn.Module, ABC):
 
     def __init__(self, *, input_width: int, width: int, head_size: int) -> None:
         super().__init__()
-        self.num_heads = width // head_size
+        self.num_heads, self.head_size = width // head_size, head_size
         self.query_key_value = nn.Linear(input_width, 3 * width)
         self.output = nn.Linear(width, width)
 
     def forward(self, x_BNC: Tensor, grid: Grid) -> Tensor:
         """Args: x_BNC: `(B, N, input_width)`; grid: H and W with H * W = N. Returns: `(B, N, width)`."""
         num_samples, num_tokens, _ = x_BNC.shape
-        projected = self.query_key_value(x_BNC).view(num_samples, num_tokens, 3, self.num_heads, -1)
+        projected = self.query_key_value(x_BNC).view(num_samples, num_tokens, 3, self.num_heads, self.head_size)
         qkv_3BhNd = projected.permute(2, 0, 3, 1, 4)
-        return self.output(self.mix(qkv_3BhNd, grid).transpose(1, 2).reshape(num_samples, num_tokens, -1))
+        return self.output(self.mix(qkv_3BhNd, grid).transpose(1, 2).flatten(2))
 
     @abstractmethod
     def mix(self, qkv_3BhNd: Tensor, grid: Grid) -> Tensor:
@@ -131,7 +131,7 @@ class WindowAttention(Attention):
         num_samples, num_heads, height, width, size = x_BhHWd.shape
         down, across = self.window
         parts = x_BhHWd.reshape(num_samples, num_heads, height // down, down, width // across, across, size)
-        return parts.transpose(3, 4).reshape(num_samples, num_heads, -1, down * across, size)
+        return parts.transpose(3, 4).flatten(4, 5).flatten(2, 3)
 
     def _map(self, x_BhWnd: Tensor, grid: Grid) -> Tensor:
         """The inverse of `_windows`."""

@@ -70,7 +70,8 @@ class Head(nn.Module):
 
 
 class CoAtNet(nn.Module):
-    """The network of a config. `forward` returns logits, in training and in evaluation alike.
+    """The network of a config. `forward` returns logits, in training and in evaluation alike; `feature_maps` what a
+    detector or another head takes in their place.
 
     Args:
         config: the network's choices.
@@ -102,15 +103,52 @@ class CoAtNet(nn.Module):
             `(B, num_classes)` logits.
 
         Raises:
-            ConfigError: an image smaller than 32 pixels, or another number of channels.
+            ConfigError: an image smaller than 32 pixels, another number of channels, or no batch.
         """
-        self._check(images_BCHW)
-        x_BHWC = self.stem(channels_last(images_BCHW.contiguous(memory_format=torch.channels_last)))
+        x_BHWC = self._after_stem(images_BCHW)
         for stage in self.stages:
-            x_BHWC = recomputed(stage, x_BHWC) if self.recompute else stage(x_BHWC)
+            x_BHWC = self._after_stage(stage, x_BHWC)
         return self.head(x_BHWC)
 
+    def feature_maps(self, images_BCHW: Tensor) -> list[Tensor]:
+        """What the stem and each stage give, for networks that take more than logits (timm's `features_only`).
+
+        Args:
+            images_BCHW: as in `forward`.
+
+        Returns:
+            One map for the stem and one for each of `config.stages`, `(B, channels, height, width)`; the channels are
+            `config.feature_channels`, the pixels between two places `config.feature_strides`, the sizes
+            `config.grids(H, W)`. The last one is what the head takes.
+
+        Raises:
+            ConfigError: as in `forward`.
+        """
+        maps_BHWC = [self._after_stem(images_BCHW)]
+        for stage in self.stages:
+            maps_BHWC.append(self._after_stage(stage, maps_BHWC[-1]))
+        return [channels_first(x_BHWC) for x_BHWC in maps_BHWC]
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the relative tables: matrices that, like biases and norms, are not decayed (the lineage's rule).
+
+        timm's optimizers ask for them.
+        """
+        return {f"{name}.table" for name, module in self.named_modules() if isinstance(module, RelativeBias)}
+
+    def _after_stem(self, images_BCHW: Tensor) -> Tensor:
+        self._check(images_BCHW)
+        return self.stem(channels_last(images_BCHW.contiguous(memory_format=torch.channels_last)))
+
+    def _after_stage(self, stage: nn.Module, x_BHWC: Tensor) -> Tensor:
+        return recomputed(stage, x_BHWC) if self.recompute else stage(x_BHWC)
+
     def _check(self, images_BCHW: Tensor) -> None:
+        if images_BCHW.ndim != 4:
+            raise ConfigError(
+                f"images have the shape {tuple(images_BCHW.shape)}, the network takes (batch, channels, height, width)",
+                "image[None] makes a batch of one image",
+            )
         _, channels, height, width = images_BCHW.shape
         if min(height, width) < SMALLEST_IMAGE:
             raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import math
+import operator
 from collections.abc import Mapping
 from typing import Literal, Self, TypeVar
 
@@ -137,6 +137,17 @@ class CoAtNetConfig(Frozen):
         return sum(stage.depth for stage in self.stages)
 
     @property
+    def feature_channels(self) -> tuple[int, ...]:
+        """Channels after the stem and after each stage."""
+        return (self.stem_width, *(stage.width for stage in self.stages))
+
+    @property
+    def feature_strides(self) -> tuple[int, ...]:
+        """Pixels of the image for a step in the map, after the stem and after each stage: 2, 4, 8, 16, 32 in the
+        paper."""
+        return tuple(itertools.accumulate((self.stem_stride, *(stage.stride for stage in self.stages)), operator.mul))
+
+    @property
     def head_hidden_width(self) -> int:
         """Width of the hidden dense layer of the head, 0 for none."""
         return self.stages[-1].width if self.hidden_width is None else self.hidden_width
@@ -168,8 +179,7 @@ class CoAtNetConfig(Frozen):
 
     def image_size_of(self, stage: int, side: int) -> int:
         """The image size at which the map after a stage is `side` x `side`, at least 32."""
-        halvings = math.prod([self.stem_stride, *(stage.stride for stage in self.stages[: stage + 1])])
-        return max(SMALLEST_IMAGE, side * halvings)
+        return max(SMALLEST_IMAGE, side * self.feature_strides[stage + 1])
 
     @classmethod
     def from_layout(

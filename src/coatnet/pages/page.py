@@ -46,6 +46,15 @@ class Picture:
         """The picture as a data URI."""
         return "data:image/png;base64," + base64.b64encode(self.path.read_bytes()).decode("ascii")
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether it is more than twice as wide as high, as panels side by side are: they need all the width there is,
+        and more than a phone has."""
+        from PIL import Image
+
+        with Image.open(self.path) as image:
+            return image.width > 2 * image.height
+
 
 @dataclass(frozen=True, kw_only=True)
 class Section:

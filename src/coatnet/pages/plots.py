@@ -3,9 +3,10 @@
 matplotlib is imported inside the functions and used through `Figure` alone: no pyplot, no backend, no display.
 """
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # Okabe and Ito 2008, "Color Universal Design": told apart with every common colour blindness.
@@ -97,7 +99,7 @@ def curves(path: Path, losses: Sequence[Series], rates: Sequence[Series] = ()) -
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() / values.min() > 20:
         panels[0].set_yscale("log")
-        panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        _tell_logarithms(panels[0].yaxis)
     panels[0].set_ylabel("loss")
     if rates:
         same = {one.name: position for position, one in enumerate(losses)}
@@ -116,29 +118,33 @@ def curves(path: Path, losses: Sequence[Series], rates: Sequence[Series] = ()) -
 def panels(path: Path, shown: Sequence[Panel]) -> None:
     """Panels side by side, with one legend below them."""
     figure = _figure(4.6 * len(shown), 3.9)
+    all_axes = figure.subplots(1, len(shown), squeeze=False)[0]
     names = list(dict.fromkeys(one.name for panel in shown for one in panel.series))
     handles: dict[str, Any] = {}
-    for panel, axes in zip(shown, figure.subplots(1, len(shown), squeeze=False)[0], strict=True):
+    for panel, axes in zip(shown, all_axes, strict=True):
         axes.set_xscale("log" if panel.log_x else "linear")
         axes.set_yscale("log" if panel.log_y else "linear")
-        for place, one in enumerate(panel.series):
+        for one in panel.series:
             position = names.index(one.name)
             marker = MARKERS[1 + position % (len(MARKERS) - 1)] if len(one.x) <= MARKED else ""
             style = {"color": COLOURS[position % len(COLOURS)], "marker": marker}
             line = "none" if panel.labels else "-"
             (handles[one.name],) = axes.plot(one.x, one.y, linestyle=line, markersize=4, label=one.name, **style)
-            for x, y, label in zip(one.x, one.y, panel.labels[place] if panel.labels else (), strict=False):
-                near = {"xytext": (2, 4), "textcoords": "offset points", "fontsize": 6, "rotation": 60}
-                axes.annotate(label, (x, y), parse_math=False, **near)
+        for axis, is_logarithmic in ((axes.xaxis, panel.log_x), (axes.yaxis, panel.log_y)):
+            if is_logarithmic:
+                _tell_logarithms(axis)
         axes.set(xlabel=panel.x, ylabel=panel.y)
         if panel.labels:
-            axes.margins(y=0.2)  # room for the texts above
+            axes.margins(0.2)  # room for the texts
         axes.set_title(panel.title, fontsize=10, parse_math=False)
     legend = figure.legend(
         [handles[name] for name in names], names, loc="outside lower center", ncols=6, frameon=False, fontsize=9
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
+    for panel, axes in zip(shown, all_axes, strict=True):
+        if panel.labels:
+            _label_points(figure, axes, panel)
     _write(figure, path)
 
 
@@ -178,6 +184,7 @@ def confusion(path: Path, matrix: NDArray[np.integer[Any]], class_names: Sequenc
     assert matrix.shape == (num_classes, num_classes), matrix.shape
     side = min(4 + 0.32 * num_classes, 12) if num_classes <= LABELLED else 7
     figure = _figure(side + 1, side)
+    figure.set_layout_engine("compressed")  # squares: the other layout forgets them and cuts texts off
     axes = figure.subplots()
     fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
@@ -284,7 +291,7 @@ def mosaic(path: Path, images: Sequence[NDArray[np.uint8]], captions: Sequence[s
     """
     assert len(images) == len(captions) > 0, (len(images), len(captions))
     columns = min(4, len(images))
-    rows = ceil(len(images) / columns)
+    rows = math.ceil(len(images) / columns)
     num_lines = max(caption.count("\n") + 1 for caption in captions)
     figure = _figure(1.75 * max(columns, 3), (1.75 + 0.18 * num_lines) * rows + 0.4)
     figure.suptitle(title, fontsize=12, parse_math=False)
@@ -321,6 +328,49 @@ def _draw_line(axes: "Axes", one: Series, position: int) -> None:
         return
     marker = MARKERS[position % len(MARKERS)] if len(x) <= MARKED else ""
     axes.plot(x, y, color=colour, label=one.name, marker=marker or ("o" if len(x) == 1 else ""), markersize=4)
+
+
+def _tell_logarithms(axis: "Axis") -> None:
+    """Ticks of a logarithmic axis as plain numbers, few enough to be read."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    if high < 10 * low:
+        axis.set_major_locator(MaxNLocator(5))
+    elif high < 1000 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _label_points(figure: "Figure", axes: "Axes", panel: Panel) -> None:
+    """Each text as near to its point as it covers no point and no other text, with a line to the point; long texts,
+    which fit in few places, choose first."""
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()  # only now is it known what lies where
+    dots = figure.dpi / 72  # per point of a font
+    points = [(x, y) for one in panel.series for x, y in zip(one.x, one.y, strict=True)]
+    places = axes.transData.transform(points)
+    taken = [Bbox.from_extents(x - 3 * dots, y - 3 * dots, x + 3 * dots, y + 3 * dots) for x, y in places]
+    labels = [label for texts in panel.labels for label in texts]
+    for point, (x, y), label in sorted(zip(points, places, labels, strict=True), key=lambda one: -len(one[2])):
+        if not label:
+            continue
+        line = {"arrowstyle": "-", "linewidth": 0.5, "color": "#888888", "shrinkA": 0, "shrinkB": 2}
+        style: dict[str, Any] = {"fontsize": 7, "ha": "center", "va": "center", "parse_math": False, "arrowprops": line}
+        note = axes.annotate(label, point, (0, 0), textcoords="offset points", **style)
+        note.set_in_layout(False)
+        size = note.get_window_extent()
+        for distance, angle in itertools.product(range(8, 96, 8), range(0, 360, 30)):
+            across = distance * math.cos(math.radians(angle)) * dots + math.cos(math.radians(angle)) * size.width / 2
+            up = distance * math.sin(math.radians(angle)) * dots
+            box = Bbox.from_bounds(x + across - size.width / 2, y + up - size.height / 2, size.width, size.height)
+            is_inside = axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1 and axes.bbox.y0 < box.y0 < axes.bbox.y1
+            if is_inside and not box.count_overlaps(taken):
+                break
+        note.set_position((across / dots, up / dots))
+        taken.append(box)
 
 
 def _figure(width: float, height: float) -> "Figure":

@@ -25,11 +25,11 @@ def feature_map(model: nn.Module, images_BCHW: Tensor) -> Tensor:
         ConfigError: a guest that keeps no map.
     """
     if isinstance(model, CoAtNet):
-        return _around(model.head, model, images_BCHW)[0].permute(0, 3, 1, 2)
+        return model.feature_maps(images_BCHW)[-1]
     guest: Any = model
     name = type(model).__name__
     if isinstance(getattr(model, "transformer", None), nn.Module):  # vit-pytorch
-        features = _around(guest.transformer, model, images_BCHW)[1]
+        features = _given_by(guest.transformer, model, images_BCHW)
     elif callable(getattr(model, "forward_features", None)):  # timm
         features = guest.forward_features(images_BCHW)
     else:
@@ -49,12 +49,12 @@ def _laid_out(tokens_BNC: Tensor, name: str) -> Tensor:
     return tokens_BNC[:, num_tokens - side**2 :].transpose(1, 2).reshape(len(tokens_BNC), -1, side, side)
 
 
-def _around(part: nn.Module, model: nn.Module, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """What goes into a part of the network, and what comes out of it."""
-    seen: list[tuple[Tensor, Tensor]] = []
-    handle = part.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+def _given_by(part: nn.Module, model: nn.Module, images_BCHW: Tensor) -> Tensor:
+    """What a part of the network gives."""
+    given: list[Tensor] = []
+    handle = part.register_forward_hook(lambda _, inputs, output: given.append(output))
     try:
         model(images_BCHW)
     finally:
         handle.remove()
-    return seen[0]
+    return given[0]

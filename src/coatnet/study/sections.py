@@ -149,7 +149,8 @@ def setting_in_words(found: Gathered, experiment: str, setting: float) -> str:
     """A setting in words."""
     images = found.study.num_images
     if experiment == "capacity":
-        return f"{setting:g} passes over {round(images * found.study.config.most):,} images"
+        passes = "1 pass" if setting == 1 else f"{setting:g} passes"
+        return f"{passes} over {round(images * found.study.config.most):,} images"
     if experiment == "transfer":
         return f"{setting:g} px"
     return f"{round(images * setting):,} training images"
