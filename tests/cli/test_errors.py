@@ -259,6 +259,14 @@ def test_each_refused_image_says_why(in_zoo, capsys):
     assert "object at" not in str(answers)
 
 
+@pytest.mark.parametrize("words", [["train", ""], ["predict", "tiny", ""], ["scan", "flowers", "--out", ""]])
+def test_an_empty_argument_is_not_the_current_folder(words, in_zoo, capsys):
+    assert main(words) == 2
+    told = capsys.readouterr()
+    check(" ".join(words), 2, ["an argument is empty", "not set"], told.err)
+    assert not told.out
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu(in_zoo, capsys):
     assert main(["evaluate", "tiny", "flowers", "--device", "cuda"]) == 5

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cyclopts import App, Parameter
 
 from coatnet.cli.errors import exit_code
+from coatnet.errors import ConfigError
 from coatnet.version import __version__
 
 VERBS = {
@@ -46,7 +47,13 @@ def main(argv: list[str] | None = None) -> int:
     options = words[: words.index("--")] if "--" in words else words
     debug = "--debug" in options or os.environ.get("COATNET_DEBUG", "0") not in ("", "0")
     rest = [word for word in options if word != "--debug"] + words[len(options) :]
-    return exit_code(lambda: create_app(rest)(rest), rest, debug)
+    return exit_code(lambda: _run(rest), rest, debug)
+
+
+def _run(words: list[str]) -> None:
+    if "" in words:  # as a path it would be the current folder
+        raise ConfigError("an argument is empty", "a variable in quotes that is not set gives one; write what is meant")
+    create_app(words)(words)
 
 
 def create_app(words: Sequence[str]) -> App:
