@@ -42,9 +42,8 @@ def open_network(word: str, budget: str = BUDGET, image_size: int | None = None)
     """
     path = Path(word)
     if path.exists() or (path.name != word and not is_guest_name(word)):
-        loaded = _torch_classifier(path)
-        own = loaded.preprocess.image_size
-        return NamedNetwork(_network(loaded), own if image_size is None else (image_size, image_size))
+        loaded = load_network(path)
+        return loaded if image_size is None else loaded._replace(image_size=(image_size, image_size))
     if word == VIT or set(word) <= set("CT-"):
         network: ModelConfig = matched_layouts(budget, (word,), image_size=image_size)[0].config
     else:
@@ -54,23 +53,14 @@ def open_network(word: str, budget: str = BUDGET, image_size: int | None = None)
     return NamedNetwork(create_model(network), (network.image_size, network.image_size))
 
 
-def load_network(folder: Path) -> nn.Module:
+def load_network(folder: Path) -> NamedNetwork:
     """The network of a run or a classifier.
 
     Raises:
         ConfigError: it was exported to another library.
         ModelFileError: the folder is no classifier.
     """
-    return _network(_torch_classifier(folder))
-
-
-def _torch_classifier(folder: Path) -> Classifier:
     classifier = Classifier.load(folder, device="cpu")
     if not isinstance(classifier.engine, TorchEngine):
         raise ConfigError(f"{folder} holds no torch network", "take the run that it was exported from")
-    return classifier
-
-
-def _network(classifier: Classifier) -> nn.Module:
-    assert isinstance(classifier.engine, TorchEngine)
-    return classifier.engine.model
+    return NamedNetwork(classifier.engine.model, classifier.preprocess.image_size)

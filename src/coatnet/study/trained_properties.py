@@ -39,7 +39,7 @@ def properties(found: Gathered, folder: StudyFolder) -> Iterator[Section]:
         return
     try:
         measured = {
-            arm: measure(load_network(folder.run(run).path), arm, found.study.config.image_size)
+            arm: measure(load_network(folder.run(run).path).model, arm, found.study.config.image_size)
             for arm, run in runs.items()
         }
     except ConfigError as error:  # an image size of which no shift moves the last map by one place
