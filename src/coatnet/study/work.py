@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -17,16 +17,10 @@ from coatnet.study.folder import DIVERGED, ArmPace, StudyFolder
 from coatnet.study.networks import Study
 from coatnet.study.plan import PlannedRun, plan, run_config
 from coatnet.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from coatnet.evaluation.metrics import Evaluation
+from coatnet.training.trial import run_trial
 
 WAIT = 2.0
 """Seconds between looks at what other processes have done, where a run is minutes."""
-
-
-class _TrialOver(Exception):  # noqa: N818 (nothing failed)
-    """A trial has told its accuracy; it needs no classifier and no test score."""
 
 
 def work(folder: StudyFolder, study: Study, runs: Sequence[PlannedRun]) -> None:
@@ -130,19 +124,15 @@ def _do(folder: StudyFolder, study: Study, run: PlannedRun, by_name: dict[str, P
     from coatnet.training import loop
 
     place = folder.run(run.name)
-
-    def watch(step: int, _: Evaluation) -> None:
-        if run.rate is not None and step == place.read_config().run.steps:
-            raise _TrialOver
-
     sys.stderr.write(f"{run.name}\n")
     try:
-        if place.exists():
-            loop.resume(place.path, watch=watch)
+        config = place.read_config() if place.exists() else _whole_config(folder, study, run, by_name)
+        if run.rate is not None:
+            run_trial(config, place)
+        elif place.exists():
+            loop.resume(place.path)
         else:
-            loop.train(_whole_config(folder, study, run, by_name), place.path, watch=watch)
-    except _TrialOver:
-        pass
+            loop.train(config, place.path)
     except QualityError as error:
         if run.trials and not place.exists():
             raise  # no rate to train it with

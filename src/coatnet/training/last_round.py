@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from coatnet.errors import QualityError, Stopped
 from coatnet.training.config import TrainConfig, lay_over
 from coatnet.training.folder import RunFolder
 from coatnet.training.log import read_metrics
 from coatnet.training.search_space import apply_settings, recipe_settings
-
-if TYPE_CHECKING:
-    from coatnet.evaluation.metrics import Evaluation
+from coatnet.training.trial import run_trial
 
 FINALISTS = 3
 """Trials that run against the recipe at the most."""
@@ -39,10 +36,6 @@ class Contender:
     def mean(self) -> float:
         """Mean of the accuracies."""
         return sum(self.top1) / len(self.top1)
-
-
-class _RunOver(Exception):  # noqa: N818 (nothing failed)
-    """The last evaluation is written; no classifier and no test score are needed."""
 
 
 def last_round(
@@ -76,23 +69,14 @@ def last_round(
 
 def _accuracy(config: TrainConfig, run: RunFolder) -> float:
     """Validation accuracy at the end of a run, done now, gone on with, or done before; 0 if it diverges."""
-    from coatnet.training import loop
-
-    def watch(step: int, evaluation: Evaluation) -> None:
-        if step == run.read_config().run.steps:
-            raise _RunOver
-
-    try:
-        if not run.exists():
-            loop.train(config, run.path, watch=watch)
-        elif _last(run) is None:
-            loop.resume(run.path, watch=watch)
-    except _RunOver:
-        pass
-    except QualityError:
-        return 0.0
-    except Stopped:
-        raise Stopped(f"stopped in {run.path.name}; everything is kept", "give the same command again") from None
+    if not run.exists() or _last(run) is None:
+        try:
+            run_trial(config, run)
+        except QualityError:
+            return 0.0
+        except Stopped:
+            told = f"stopped in {run.path.name}; everything is kept"
+            raise Stopped(told, "give the same command again") from None
     found = _last(run)
     assert found is not None
     return found

@@ -22,6 +22,7 @@ from coatnet.training.config import TrainConfig, lay_over
 from coatnet.training.folder import RunFolder, is_taken
 from coatnet.training.last_round import Contender, last_round
 from coatnet.training.search_space import apply_settings, first_settings, setting_changes, suggest
+from coatnet.training.trial import run_trial
 
 if TYPE_CHECKING:
     import optuna
@@ -77,10 +78,6 @@ class Tuning:
             "best": self.best,
             "command": self.command,
         }
-
-
-class _TrialOver(Exception):  # noqa: N818 (nothing failed)
-    """A trial has told its accuracy; it needs no classifier and no test score."""
 
 
 def check_optuna() -> None:
@@ -195,27 +192,20 @@ def _do(study: optuna.Study, trial: optuna.trial.Trial, config: TrainConfig, fol
     """One trial, from its start or from where it stopped."""
     from optuna.trial import TrialState
 
-    from coatnet.training import loop
-
     settings = suggest(trial, config)
     run = RunFolder(folder / f"trial-{trial.number}")
 
-    def watch(step: int, evaluation: Evaluation) -> None:
+    def is_enough(step: int, evaluation: Evaluation) -> bool:
         pace = run.read_config().run
         assert pace.steps
         assert pace.evaluate_every
         count = -(-step // pace.evaluate_every)  # evaluations share their places in the schedule; steps depend on batch
         if count not in study.trials[trial.number].intermediate_values:  # else told before it was stopped
             trial.report(evaluation.top1, count)
-        if step == pace.steps or (step >= UNJUDGED * pace.steps and trial.should_prune()):
-            raise _TrialOver
+        return step < pace.steps and step >= UNJUDGED * pace.steps and trial.should_prune()
 
     try:
-        if run.exists():
-            loop.resume(run.path, watch=watch)
-        else:
-            loop.train(apply_settings(config, settings), run.path, watch=watch)
-    except _TrialOver:
+        run_trial(apply_settings(config, settings), run, is_enough)
         pace = run.read_config().run
         assert pace.steps
         assert pace.evaluate_every
