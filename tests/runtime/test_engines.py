@@ -34,11 +34,31 @@ def test_logits_are_those_of_the_module_in_eval_mode(module, images):
     np.testing.assert_array_equal(found, engine.logits(images))
 
 
-def test_a_module_in_train_mode_is_put_into_eval_mode(module, images):
-    engine = TorchEngine(module.train(), device="cpu")
-    before = module[1].running_mean.clone()
+def test_a_lent_module_stays_as_it_was(module, images):
+    module.train()
+    module[0].weight.requires_grad_(False)
+    state = module.state_dict()
+    before = {name: (tensor.clone(), tensor.stride(), tensor.data_ptr()) for name, tensor in state.items()}
+    engine = TorchEngine(module, device="cpu")
     engine.logits(images)
-    assert torch.equal(before, module[1].running_mean)
+    assert all(child.training for child in module.modules())
+    assert [parameter.requires_grad for parameter in module.parameters()] == [False, *[True] * 5]
+    for name, tensor in module.state_dict().items():
+        values, stride, place = before[name]
+        assert torch.equal(tensor, values), name
+        assert (tensor.stride(), tensor.data_ptr()) == (stride, place), name
+
+
+def test_what_is_done_to_a_module_later_does_not_change_the_engine(module, images):
+    engine = TorchEngine(module, device="cpu")
+    before = engine.logits(images)
+    with torch.no_grad():
+        module[0].weight.add_(1)
+    np.testing.assert_array_equal(engine.logits(images), before)
+
+
+def test_a_module_that_is_handed_over_is_not_copied(module):
+    assert TorchEngine(module, device="cpu", copy=False).model is module
 
 
 def test_images_in_any_memory_order_are_taken(module, images):
@@ -48,8 +68,9 @@ def test_images_in_any_memory_order_are_taken(module, images):
 
 
 def test_weights_are_channels_last_and_logits_carry_no_gradient(module, images):
-    TorchEngine(module, device="cpu").logits(images)
-    assert module[0].weight.is_contiguous(memory_format=torch.channels_last)
+    engine = TorchEngine(module, device="cpu")
+    engine.logits(images)
+    assert engine.model[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert all(parameter.grad is None for parameter in module.parameters())
 
 

@@ -45,12 +45,13 @@ def time_stages(
         return ()
     config = model.config
     engine = TorchEngine(model, str(device), precision)
+    network = engine.model
     starts: list[float] = []
     # A stage that continues another belongs to the same part.
     parts = [
-        model.stem,
-        *(s for s, of in zip(model.stages, config.stages, strict=True) if not of.continues),
-        model.head,
+        network.stem,
+        *(s for s, of in zip(network.stages, config.stages, strict=True) if not of.continues),
+        network.head,
     ]
     hooks = [part.register_forward_pre_hook(_noting(starts, device)) for part in parts]
     spans = []

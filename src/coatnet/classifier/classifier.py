@@ -52,7 +52,8 @@ class Classifier:
     """Images in, class names out.
 
     Args:
-        model_or_engine: what `create_model` gives, which is moved to the fastest device of this machine; or an Engine.
+        model_or_engine: what `create_model` gives, of which a copy runs on the fastest device of this machine; or an
+            Engine.
         preprocess: how images become input; default: the model's own image size.
         class_names: one per logit, all different; default for a model with a config: "0", "1", ...
 
@@ -155,7 +156,7 @@ class Classifier:
         engine, config = self.engine, _config_of(self.engine)
         if config is None or not isinstance(engine, TorchEngine):
             raise ConfigError("Only a classifier whose network was made by create_model can be saved.")
-        exact = TorchEngine(engine.model, str(engine.device))
+        exact = TorchEngine(engine.model, str(engine.device), copy=False)  # the same module, in float32
         proof = take_fingerprint("", exact, self.preprocess)
 
         def write(fresh: Path) -> None:
@@ -239,7 +240,7 @@ class Classifier:
         place = Path(name) if isinstance(name, Path) or Path(name).exists() else None
         record, files = find_published("" if place else str(name), place)
         preprocess = preprocess_of(record)
-        engine = TorchEngine(load_guest(record, files.weights, {}), device, precision)
+        engine = TorchEngine(load_guest(record, files.weights, {}), device, precision, copy=False)
         return cls(engine, preprocess, class_names_of(record))
 
 

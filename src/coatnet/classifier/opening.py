@@ -97,7 +97,7 @@ def _proved_network(folder: Path, contents: Contents, device: str = "cpu") -> To
     Raises:
         ModelFileError: it cannot be built, or does not give what the fingerprint says.
     """
-    engine = TorchEngine(build_network(folder, contents), device)
+    engine = TorchEngine(build_network(folder, contents), device, copy=False)
     found = take_fingerprint(contents.fingerprint.sha256, engine, contents.preprocess)
     check_fingerprint(folder, contents.fingerprint, found, contents.preprocess)
     return engine

@@ -138,7 +138,7 @@ def measure_latency(config: CoAtNetConfig, device: str = "auto") -> float:
     """Seconds from one preprocessed image to its logits, see `ROUNDS`; the weights are random."""
     from coatnet.runtime.engines import TorchEngine
 
-    engine = TorchEngine(create_model(config), device)
+    engine = TorchEngine(create_model(config), device, copy=False)
     image = np.zeros((1, config.input_channels, config.image_size, config.image_size), np.float32)
 
     timings = [

@@ -10,7 +10,7 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.scheduler.poly_lr import PolyLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from timm.utils.model_ema import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 
 from coatnet.model.attention import RelativeBias
 from coatnet.model.guests import undecayed
@@ -63,28 +63,11 @@ def create_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig, n
     )
 
 
-class MovingAverage(ModelEmaV3):
-    """timm's, but the tensors of both networks are looked up once: their names took a third of an update on a CPU
-    (benchmarks/loop_overhead.md). Both keep their tensors: what is loaded is copied into them."""
+def create_ema(model: nn.Module, config: OptimizerConfig) -> ModelEmaV3 | None:
+    """The moving average of weights and running statistics, its decay warmed up; None if it is off.
 
-    _pairs: list[tuple[Tensor, Tensor]] | None = None
-
-    def apply_update_(self, model: nn.Module, decay: float) -> None:
-        """Args: model: always the same. decay: 0 to 1, the average's own part."""
-        if not self.foreach:
-            super().apply_update_(model, decay)
-            return
-        if self._pairs is None:
-            self._pairs = list(zip(self.module.state_dict().values(), model.state_dict().values(), strict=True))
-        floats = [pair for pair in self._pairs if pair[0].is_floating_point()]
-        self._foreach_lerp_([ours for ours, _ in floats], [theirs for _, theirs in floats], weight=1 - decay)
-        for ours, theirs in self._pairs:
-            if not ours.is_floating_point():
-                ours.copy_(theirs)
-
-
-def create_ema(model: nn.Module, config: OptimizerConfig) -> MovingAverage | None:
-    """The moving average of weights and running statistics, its decay warmed up; None if it is off."""
+    timm's, which looks the tensors of both networks up by name at each update: any of them may have been replaced.
+    """
     if not config.ema:
         return None
-    return MovingAverage(model, decay=config.ema, use_warmup=True, warmup_power=EMA_WARMUP_POWER)
+    return ModelEmaV3(model, decay=config.ema, use_warmup=True, warmup_power=EMA_WARMUP_POWER)

@@ -97,16 +97,17 @@ class RunningStatistics:
     process computes them.
 
     Args:
-        model: the network; it keeps its tensors.
+        model: the network. Its buffers are looked up anew for each step: any of them may have been replaced.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        running = list(_running(model))
-        self._counters = [buffer for buffer in running if not buffer.is_floating_point()]
-        self._buffers = [buffer for buffer in running if buffer.is_floating_point()]
+        self._model = model
 
     def begin(self) -> None:
         """Before a step."""
+        running = list(_running(self._model))
+        self._counters = [buffer for buffer in running if not buffer.is_floating_point()]
+        self._buffers = [buffer for buffer in running if buffer.is_floating_point()]
         self._counts = [counter.clone() for counter in self._counters]
         self._before = [buffer.clone() for buffer in self._buffers]
         self._sums: list[Tensor] = []
