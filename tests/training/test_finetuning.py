@@ -9,14 +9,18 @@ import pytest
 import torch
 
 from coatnet.classifier import Classifier
+from coatnet.data.sources import open_data
+from coatnet.evaluation.evaluate import evaluate
 from coatnet.model.family import create_model
 from coatnet.model.tensors import read_tensors
 from coatnet.training.config import TrainConfig, lay_over
+from coatnet.training.log import read_metrics
 from coatnet.training.loop import resume, train
-from coatnet.training.recipes import finetune
+from coatnet.training.recipes import finetune, small_data
 from training.test_initial import source
 from training.test_loop import final, stopped_at
 
+INITIAL = "initial.safetensors"
 PACE = {"steps": 12, "batch_size": 16, "evaluate_every": 4, "save_every": 3, "log_every": 1, "device": "cpu"}
 
 
@@ -60,7 +64,7 @@ def test_before_the_first_checkpoint_it_starts_from_the_stored_weights(tmp_path:
 def states(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """First weights and last ones, of the network itself."""
     newest = max((folder / "checkpoints").iterdir())
-    return read_tensors(folder / "initial.safetensors"), read_tensors(newest / "model.safetensors")
+    return read_tensors(folder / INITIAL), read_tensors(newest / "model.safetensors")
 
 
 def test_a_frozen_body_does_not_move_at_all(tmp_path: Path) -> None:
@@ -108,7 +112,9 @@ def test_a_run_ends_when_validation_has_stopped_to_improve(tmp_path: Path, capfd
     assert len(scores) == position + 3  # two more, neither better
     assert scores[-1][2] < 200
     assert "no better evaluation in 2; the classifier is that of the best one" in capfd.readouterr().err
-    kept = read_tensors(run.folder / "checkpoints" / f"step-{scores[position][2]:09d}" / "model.safetensors")
+    step = scores[position][2]
+    place = run.folder / "checkpoints" / f"step-{step:09d}" / "model.safetensors" if step else run.folder / INITIAL
+    kept = read_tensors(place)
     scored = read_tensors(run.classifier / "model.safetensors")
     assert all(torch.equal(scored[name], kept[name]) for name in kept)
 
@@ -118,8 +124,58 @@ def test_without_patience_it_goes_to_the_end_and_keeps_the_last(tmp_path: Path) 
     newest = max((run.folder / "checkpoints").iterdir())
     assert newest.name == "step-000000012"
     assert not (newest / "best.safetensors").exists()
-    scored, average = read_tensors(run.classifier / "model.safetensors"), read_tensors(newest / "ema.safetensors")
-    assert all(torch.equal(scored[name], average[name]) for name in average)
+    better = json.loads((newest / "state.json").read_text())["better"]
+    file = {"averaged": "ema.safetensors", "raw": "model.safetensors"}[better]
+    scored, kept = read_tensors(run.classifier / "model.safetensors"), read_tensors(newest / file)
+    assert all(torch.equal(scored[name], kept[name]) for name in kept)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9999])
+def test_each_evaluation_tells_raw_and_averaged_weights_and_the_better_ones_are_kept(
+    tmp_path: Path, ema: float
+) -> None:
+    """With an average too slow to follow the raw weights must win."""
+    slow = lay_over(config(tmp_path / "source", steps=24), optimizer={"ema": ema})
+    run = train(slow, tmp_path / "run")
+    lines = [line for line in read_metrics(run.folder / "metrics.jsonl") if line.get("evaluation") == "val"]
+    names = {"raw_top1", "averaged_top1"} if ema else {"raw_top1"}
+    assert all({name for name in line if name.endswith("_top1")} == names for line in lines if line["step"])
+    assert all(line["top1"] == max(line[name] for name in names if name in line) for line in lines)
+    assert all(line["top1"] == line[f"{line['weights']}_top1"] for line in lines)
+    assert (
+        lines[-1]["weights"]
+        == json.loads((max((run.folder / "checkpoints").iterdir()) / "state.json").read_text())["better"]
+    )
+    evaluation = evaluate(Classifier.load(run.folder, device="cpu"), open_data(slow.data).val)
+    assert evaluation.top1 == lines[-1]["top1"]
+
+
+@pytest.mark.parametrize("patience", [None, 3])
+def test_a_run_never_ends_below_its_own_start(
+    tmp_path: Path, patience: int | None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The classes stay, and so does the head; then a rate that destroys what was learned."""
+    quick = lay_over(
+        small_data("digits", model="timm/test_resnet", image_size=32),
+        run={**PACE, "steps": 60, "evaluate_every": 60, "save_every": 60, "precision": "float32"},
+        optimizer={"learning_rate": 1e-2},
+        data={"workers": 0},
+    )
+    first = train(quick, tmp_path / "first")
+    assert first.evaluation.top1 > 0.5
+    wild = lay_over(
+        finetune("digits", first.folder),
+        run={**PACE, "steps": 6, "evaluate_every": 3, "precision": "float32", "patience": patience},
+        optimizer={"learning_rate": 1.0, "warmup": 0.0, "ema": 0.0},
+        data={"workers": 0},
+    )
+    run = train(wild, tmp_path / "run")
+    lines = [line for line in read_metrics(run.folder / "metrics.jsonl") if line.get("evaluation") == "val"]
+    assert lines[0]["step"] == 0
+    assert all(line["top1"] < lines[0]["top1"] for line in lines[1:])
+    before, after = read_tensors(run.folder / INITIAL), read_tensors(run.classifier / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert ("keeps the initial weights" in capfd.readouterr().err) == (patience is None)
 
 
 def test_a_higher_resolution_keeps_the_tables(tmp_path: Path) -> None:

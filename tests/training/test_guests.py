@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from coatnet.classifier import Classifier
 from coatnet.cli import main
 from coatnet.errors import ConfigError
 from coatnet.model.family import member
+from coatnet.model.tensors import read_tensors
 from coatnet.training.config import TrainConfig, lay_over
 from coatnet.training.loop import resume, train
+from coatnet.training.optimizer import EMA_WARMUP_POWER
 from coatnet.training.recipes import small_data
 from training.test_loop import final, stopped_at
 
@@ -31,6 +34,21 @@ def test_a_resumed_guest_equals_an_uninterrupted_one(tmp_path: Path, guest: str,
     assert Classifier.load(copy).engine.model.config == member(f"timm/{guest}").replace(
         num_classes=10, image_size=32, **network
     )
+
+
+def test_the_average_of_a_guest_follows_all_its_weights_past_evaluations(tmp_path: Path) -> None:
+    """Against the same average, computed from the checkpoint of each step."""
+    pace = {"steps": 6, "evaluate_every": 2, "save_every": 1, "keep_checkpoints": 9, "precision": "float32"}
+    train(lay_over(config("test_resnet"), run=pace, optimizer={"ema": 0.6}), tmp_path / "run")
+    average: dict[str, torch.Tensor] = {}
+    for step, folder in enumerate(sorted((tmp_path / "run" / "checkpoints").iterdir()), start=1):
+        decay = min(1 - step**-EMA_WARMUP_POWER, 0.6)
+        for name, tensor in read_tensors(folder / "model.safetensors").items():
+            average[name] = average.get(name, tensor) * decay + tensor * (1 - decay)
+    assert step == 6
+    for name, tensor in read_tensors(folder / "ema.safetensors").items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, average[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_a_guest_that_cannot_be_built_is_refused_before_the_folder_is_made(tmp_path: Path) -> None:

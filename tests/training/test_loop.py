@@ -177,7 +177,7 @@ def test_divergence_names_the_step(tmp_path: Path) -> None:
 
 
 def test_a_time_budget_becomes_steps_once(tmp_path: Path) -> None:
-    train(config(time=4.0, steps=None, evaluate_every=None), tmp_path / "run")
+    train(config(time=20.0, steps=None, evaluate_every=None), tmp_path / "run")
     stored = TrainConfig.model_validate_json((tmp_path / "run" / "config.json").read_bytes())
     assert stored.run.time is None
     assert stored.run.steps

@@ -53,8 +53,9 @@ class OptimizerConfig(Frozen):
     gradient_clip: float = Field(1.0, ge=0)
     """Largest norm of the whole gradient; 0 for no clipping (1.0 in paper Table 10)."""
     ema: float = Field(0.0, ge=0, lt=1)
-    """Decay of the moving average of the weights, which becomes the classifier; 0 for none. It is warmed up, so that
-    short runs may use it too (0.9999 in paper Table 10, in fine-tuning)."""
+    """Decay of the moving average of the weights; 0 for none. It is warmed up, so that short runs may use it too
+    (0.9999 in paper Table 10, in fine-tuning). The classifier gets the average or the raw weights, whichever is more
+    accurate on the validation split."""
     layer_decay: float = Field(1.0, gt=0, le=1)
     """Learning rate of each block as a share of that of the block after it, from the head, which has the full rate,
     back to the stem; 1 for the same rate everywhere. For fine-tuning; not in the paper."""
@@ -123,7 +124,7 @@ class RunConfig(Frozen):
     patience: PositiveInt | None = None
     """Evaluations in a row without a better one after which the run ends; better is a higher validation accuracy, or
     the same with a lower loss. The classifier is then that of the best evaluation. Default: all steps are done, and the
-    classifier is that of the last."""
+    classifier is that of the last. Raw and averaged weights are compared at each evaluation."""
     tensorboard: bool = False
     """Write TensorBoard files to the run's folder tensorboard too (needs coatnet[tensorboard])."""
 

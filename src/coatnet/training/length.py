@@ -24,9 +24,10 @@ class Pace(NamedTuple):
     step: float
     """One training step."""
     evaluation: float
-    """One evaluation on the validation split, and on training images where that is asked for."""
+    """One evaluation on the validation split, of raw and averaged weights, and on training images where that is asked
+    for."""
     final: float
-    """The evaluation at the end."""
+    """The evaluations that are not repeated: of initial weights before the first step, and the one at the end."""
 
 
 def resolve_length(run: RunConfig, num_images: int, pace: Pace | None) -> RunConfig:

@@ -26,7 +26,7 @@ from coatnet.training.machine import describe
 from coatnet.training.results import report, save_classifier, take_score
 from coatnet.training.signals import StopRequestedError, StopSignal
 from coatnet.training.start import prepare, ready_machine, stream_of
-from coatnet.training.trainer import Trainer
+from coatnet.training.trainer import Trainer, rank
 
 Watch = Callable[[int, Evaluation], None]
 """Told of each evaluation on the validation split, with the steps done; what it raises ends the run as it stands."""
@@ -138,6 +138,10 @@ def _run(work: _Work) -> Run:
             log.say(line)
         try:
             _steps(work, trainer, log)
+            if trainer.is_worse_than_start:
+                log.say(
+                    "validation accuracy is below that of the initial weights; the classifier keeps the initial weights"
+                )
             classifier = save_classifier(trainer.chosen, str(trainer.device), work.config, folder)
             evaluation = take_score(classifier, work.splits, folder, work.stop.is_asked)
         except (Stopped, StopRequestedError):
@@ -160,8 +164,8 @@ def _steps(work: _Work, trainer: Trainer, log: RunLog | SilentLog) -> None:
     assert run.save_every
     assert run.log_every
     meter = Meter(run.batch_size)
-    if state.step and is_due(state.step, run.evaluate_every, run.steps):
-        _evaluate(work, trainer, log)  # a stop may have come between the step and its evaluation
+    if is_due(state.step, run.evaluate_every, run.steps) and (state.step or work.config.initial):
+        _evaluate(work, trainer, log)  # of first weights; later a stop may have come between the step and this
     batches = work.stream.batches(state.step, run.steps)
     while state.step < run.steps and not _is_over(work, trainer):
         started = time.monotonic()
@@ -240,15 +244,19 @@ def _evaluate(work: _Work, trainer: Trainer, log: RunLog | SilentLog) -> None:
     step = trainer.state.step
     if trainer.state.evaluated == step:
         return
-    evaluation = trainer.evaluate(work.splits.val, "val", work.stop)
+    found = {weights: trainer.evaluate(weights, work.splits.val, "val", work.stop) for weights in trainer.weights}
     sample = training_sample(work.splits.train, work.config.run.evaluate_train)
-    seen = trainer.evaluate(sample, TRAIN_SAMPLE, work.stop) if len(sample) else None
-    trainer.note(evaluation)
+    better = max(found, key=lambda weights: rank(found[weights]))
+    seen = trainer.evaluate(better, sample, TRAIN_SAMPLE, work.stop) if len(sample) else None
+    evaluation = found[better]
+    trainer.note(better, evaluation)
     if seen is not None:
         log.write({"step": step, "evaluation": TRAIN_SAMPLE, **seen.summary()})
-    log.write({"step": step, "evaluation": "val", **evaluation.summary()})
+    each = {f"{weights}_top1": one.top1 for weights, one in found.items()}
+    log.write({"step": step, "evaluation": "val", **evaluation.summary(), "weights": better, **each})
     unread = len(evaluation.unreadable)
     counted = f", {unread} of {evaluation.num_images} images cannot be read and count as wrong" if unread else ""
-    log.say(f"step {step}: validation accuracy {evaluation.top1:.2%}, loss {evaluation.loss:.3f}{counted}")
+    by = "".join(f", {weights} weights {one.top1:.2%}" for weights, one in found.items() if len(found) > 1)
+    log.say(f"step {step}: validation accuracy {evaluation.top1:.2%}, loss {evaluation.loss:.3f}{by}{counted}")
     if work.watch is not None:
         work.watch(step, evaluation)

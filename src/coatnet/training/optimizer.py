@@ -63,11 +63,31 @@ def create_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig, n
     )
 
 
-def create_ema(model: nn.Module, config: OptimizerConfig) -> ModelEmaV3 | None:
-    """The moving average of weights and running statistics, its decay warmed up; None if it is off.
+class MovingAverage(ModelEmaV3):
+    """timm's average of weights and running statistics, whose tensors are paired by name.
 
-    timm's, which looks the tensors of both networks up by name at each update: any of them may have been replaced.
+    They are looked up at each update: any of them may have been replaced since the last one, by `.to`, a compiler, or
+    whoever evaluates the average.
     """
+
+    def apply_update_(self, model: nn.Module, decay: float) -> None:
+        """Move the average towards a network.
+
+        Args:
+            model: has the same tensors by name and shape.
+            decay: 0 to 1, the average's own part.
+
+        Raises:
+            ValueError: the network's tensors have other names than the average's.
+        """
+        ours, theirs = self.module.state_dict(), model.state_dict()
+        if ours.keys() != theirs.keys():
+            raise ValueError(f"the network and its average differ in {sorted(ours.keys() ^ theirs.keys())[:5]}")
+        super().apply_update_(model, decay)
+
+
+def create_ema(model: nn.Module, config: OptimizerConfig) -> MovingAverage | None:
+    """The moving average of weights and running statistics, its decay warmed up; None if it is off."""
     if not config.ema:
         return None
-    return ModelEmaV3(model, decay=config.ema, use_warmup=True, warmup_power=EMA_WARMUP_POWER)
+    return MovingAverage(model, decay=config.ema, use_warmup=True, warmup_power=EMA_WARMUP_POWER)

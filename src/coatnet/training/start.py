@@ -119,12 +119,13 @@ def measure(config: TrainConfig, device: torch.device, stream: TrainingStream, s
     val, (final, split) = splits.val, splits.final
     stop = StopSignal()
     sample = val.subset(range(min(TIMED_IMAGES, len(val))))
-    per_image = _second_time(lambda: trial.evaluate(sample, "val", stop)) / len(sample)
-    classifier = Classifier(TorchEngine(trial.averaged, str(device)), config.preprocess, config.class_names)
+    per_image = _second_time(lambda: trial.evaluate("raw", sample, "val", stop)) / len(sample)
+    classifier = Classifier(TorchEngine(trial.network_of("raw"), str(device)), config.preprocess, config.class_names)
     last = final.subset(range(min(TIMED_IMAGES, len(final))))
     per_final = _second_time(lambda: evaluate(classifier, last, split=split)) / len(last)
-    scored = len(val) + min(config.run.evaluate_train, len(splits.train))
-    return Pace(per_step, per_image * scored, per_final * len(final))
+    scored = len(val) * len(trial.weights) + min(config.run.evaluate_train, len(splits.train))
+    first = per_image * len(val) if config.initial else 0.0
+    return Pace(per_step, per_image * scored, first + per_final * len(final))
 
 
 def _second_time(action: Callable[[], object]) -> float:

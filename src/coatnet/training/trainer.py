@@ -28,7 +28,7 @@ from coatnet.model.mbconv import StochasticDepth
 from coatnet.model.weights import load_weights
 from coatnet.ranks import average
 from coatnet.runtime.engines import Precision, TorchEngine
-from coatnet.training.checkpoint import TrainingState
+from coatnet.training.checkpoint import TrainingState, Weights
 from coatnet.training.config import TrainConfig
 from coatnet.training.machine import choose_precision
 from coatnet.training.optimizer import create_ema, create_optimizer, create_schedule
@@ -57,6 +57,7 @@ class Trainer:
         assert config.run.steps is not None
         self.config = config
         self.device = device
+        self.initial = initial
         self.precision: Precision = choose_precision(config.run.precision, device)
         torch.manual_seed(config.run.seed)
         model = create_model(config.model)
@@ -89,52 +90,75 @@ class Trainer:
         self.network = torch.compile(self.shared) if run.compile else self.shared
 
     @property
-    def averaged(self) -> nn.Module:
-        """The network that is evaluated and becomes the classifier: the moving average, or the weights themselves."""
-        averaged = self.state.ema.module if self.state.ema else self.state.model
-        return whole_network(averaged, self.config.model, self.device)
+    def weights(self) -> tuple[Weights, ...]:
+        """The weights that an evaluation compares: raw, and averaged if there is an average; at first they are one."""
+        if self.state.ema is None:
+            return ("raw",)
+        return ("averaged", "raw") if self.state.step else ("averaged",)
+
+    def network_of(self, weights: Weights) -> nn.Module:
+        """The network with the raw weights, or with their moving average."""
+        ema = self.state.ema
+        model = ema.module if weights == "averaged" and ema else self.state.model
+        return whole_network(model, self.config.model, self.device)
 
     @property
     def chosen(self) -> nn.Module:
-        """What becomes the classifier: the averaged network, that of the best evaluation if the run may end early."""
-        if not self.state.best_weights:
-            return self.averaged
-        best = copy.deepcopy(self.averaged)
-        best.load_state_dict(self.state.best_weights)
-        return best
-
-    def note(self, evaluation: Evaluation) -> None:
-        """Remember an evaluation on the validation split if it is the best so far."""
+        """What becomes the classifier, by the validation split: the first weights if the run ends less accurate than it
+        started, else the weights of the best evaluation if the run may end early, else the better of the last one."""
         state = self.state
-        state.evaluated = state.step
-        if (evaluation.top1, -evaluation.loss) <= (state.best, -state.best_loss):
+        if not state.best_weights and not self.is_worse_than_start:
+            return self.network_of(state.better)
+        chosen = copy.deepcopy(self.network_of(state.better))
+        if self.is_worse_than_start:
+            assert self.initial is not None
+            load_weights(chosen, self.initial)
+        else:
+            chosen.load_state_dict(state.best_weights)
+        return chosen
+
+    @property
+    def is_worse_than_start(self) -> bool:
+        """Whether validation accuracy, that which decides, is below that of the first weights."""
+        state = self.state
+        return (state.best if state.best_weights else state.last) < state.start
+
+    def note(self, better: Weights, evaluation: Evaluation) -> None:
+        """Remember the evaluation on the validation split after a step.
+
+        Args:
+            better: the better of `weights` there.
+            evaluation: of these.
+        """
+        state = self.state
+        state.evaluated, state.better, state.last = state.step, better, evaluation.top1
+        if state.step == 0:
+            state.start = evaluation.top1
+        if rank(evaluation) <= (state.best, -state.best_loss):
             state.stale += 1
             return
         state.best, state.best_loss, state.stale = evaluation.top1, evaluation.loss, 0
         if self.config.run.patience is not None:
-            weights = self.averaged.state_dict()
-            state.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+            tensors = self.network_of(better).state_dict()
+            state.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
-    def evaluate(self, source: Source, split: str, stop: StopSignal) -> Evaluation:
-        """Scores of the averaged network, in the precision of training.
+    def evaluate(self, weights: Weights, source: Source, split: str, stop: StopSignal) -> Evaluation:
+        """Scores of the network with raw or averaged weights, in the precision of training.
 
         Raises:
             Stopped: a signal came.
         """
-        engine = TorchEngine(self.averaged, str(self.device), self.precision)
+        engine = TorchEngine(self.network_of(weights), str(self.device), self.precision)
         preprocess = self.config.preprocess
         own = share_of(source)
         batches = evaluation_batches(own, preprocess, EVALUATION_BATCH, self.config.data.workers)
-        try:
-            return score(
-                lambda images: engine.logits(preprocess.normalized(images)),
-                own,
-                batches,
-                split=split,
-                should_stop=stop.is_asked,
-            )
-        finally:
-            self.state.model.train()  # the next step freezes anew what is frozen
+        return score(
+            lambda images: engine.logits(preprocess.normalized(images)),
+            own,
+            batches,
+            split=split,
+            should_stop=stop.is_asked,
+        )
 
     def step(self, batches: Sequence[Batch]) -> Tensor | None:
         """Forward, backward, clip, update, average.
@@ -210,6 +234,11 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             logits = self.network(images)
         return self.loss(logits.float(), targets)
+
+
+def rank(evaluation: Evaluation) -> tuple[float, float]:
+    """What is larger for the better of two evaluations: the accuracy, then the negative loss."""
+    return evaluation.top1, -evaluation.loss
 
 
 class Normaliser:
