@@ -15,7 +15,7 @@ VERBS = {
     "scan": ("DATA [OPTIONS]", "Look at a data set before anything is trained on it."),
     "train": ("DATA [OPTIONS]", "Train a classifier from a folder of images."),
     "tune": ("DATA [OPTIONS]", "Find good settings for a data set by runs around the recipe."),
-    "resume": ("RUN", "Go on with a run that stopped."),
+    "resume": ("RUN [OPTIONS]", "Go on with a run that stopped."),
     "evaluate": ("CLASSIFIER [DATA] [OPTIONS]", "Score a classifier on a data set."),
     "pack": ("DATA FOLDER [OPTIONS]", "Pack a data set into tar shards."),
     "predict": ("CLASSIFIER IMAGES... [OPTIONS]", "Name what is to be seen in images."),
