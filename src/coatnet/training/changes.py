@@ -58,7 +58,9 @@ class DataRecord(Frozen):
     def of(cls, splits: Splits, *, with_examples: bool = True) -> Self:
         """What is to be known of the data later."""
         parts = {name: source for name, source in _parts(splits).items() if source is not None}
-        return cls(parts={name: PartRecord.of(one, with_examples=with_examples) for name, one in parts.items()})
+        # Test images are not read before the end.
+        looked_at = {"train", "val"} if with_examples else set()
+        return cls(parts={name: PartRecord.of(one, with_examples=name in looked_at) for name, one in parts.items()})
 
 
 def changes(path: Path, splits: Splits) -> list[str]:

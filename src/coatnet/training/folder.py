@@ -153,6 +153,22 @@ class RunFolder:
         self.write_environment(environment)
         return (f"{self.environment} was damaged: it is written anew, for this machine and without the command",)
 
+    def read_evaluation(self) -> dict[str, Any]:
+        """The final scores: `top1`, a fraction, `split`, and more.
+
+        Raises:
+            ModelFileError: the file is missing or damaged.
+        """
+        try:
+            found = json.loads(self.evaluation.read_bytes())
+            if isinstance(found["top1"], int | float) and isinstance(found["split"], str):
+                return dict(found)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            pass
+        raise ModelFileError(
+            f"{self.evaluation} is missing or damaged", f"coatnet resume {self.path} writes it anew"
+        )
+
     def read_environment(self) -> dict[str, Any]:
         """What `write_start` stored; nothing if the file is damaged, for no step depends on it."""
         try:

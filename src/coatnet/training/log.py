@@ -69,7 +69,7 @@ class RunLog:
     def __init__(self, folder: Path, num_steps: int, done: TrainingState, tensorboard: bool) -> None:
         self.path = folder / "metrics.jsonl"
         self.num_steps = num_steps
-        step = done.step
+        step, self._damaged = done.step, 0
         self._cut_after(step, done.evaluated)
         self._writer = _tensorboard_writer(folder / "tensorboard", step) if tensorboard else None
         self._console = Console(stderr=True)
@@ -85,6 +85,8 @@ class RunLog:
         self._file = self.path.open("a", encoding="utf-8")
         if self._progress:
             self._progress.start()
+        if self._damaged:
+            self.say(f"{self.path}: {self._damaged} damaged line{'s are' if self._damaged > 1 else ' is'} left out")
         return self
 
     def __exit__(
@@ -142,7 +144,7 @@ class RunLog:
         """Drop lines of steps that will be done again, and a line that a crash left half written."""
         if not self.path.exists():
             return
-        lines = read_metrics(self.path)
+        lines, self._damaged = split_metrics(self.path)
         kept = [line for line in lines if line["step"] <= (evaluated if "evaluation" in line else step)]
         fresh = self.path.with_suffix(".tmp")
         fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -168,9 +170,31 @@ class SilentLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The whole lines of a metrics.jsonl; none where there is no file yet."""
+    return split_metrics(path)[0]
+
+
+def split_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines of a metrics.jsonl, and how many others there are: damaged, not only half written at the end."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    found = [line for line in map(_parse_line, lines) if line is not None]
+    return found, len(lines) - len(found)
+
+
+def _parse_line(text: bytes) -> dict[str, Any] | None:
+    """A line of metrics, None for what none of ours says: bytes on a disk change."""
+    try:
+        line = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or type(line.get("step")) is not int or line["step"] < 0:
+        return None
+    numbers = ["loss"]
+    if "evaluation" in line:
+        numbers.append("top1")
+    numbers += [name for name in ("images_per_second", "learning_rate", "wait") if name in line]
+    is_whole = all(type(line.get(name)) in (int, float) for name in numbers)
+    return line if is_whole and isinstance(line.get("evaluation", ""), str) else None
 
 
 def check_tensorboard() -> None:
