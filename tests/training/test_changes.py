@@ -1,5 +1,6 @@
 """What a run says and does when its data is otherwise than when it began."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from cli.drawn import draw_classes
 from coatnet.cli import main
 from coatnet.data.samples import BytesSource
 from coatnet.data.sources import Splits, open_data
-from coatnet.errors import ConfigError, DataError
+from coatnet.errors import ConfigError, DataError, ModelFileError
 from coatnet.training.changes import DataRecord, changes, check_same_everywhere
 from coatnet.training.config import TrainConfig, lay_over
 from coatnet.training.folder import RunFolder
@@ -148,3 +149,40 @@ def test_a_run_that_is_going_on_is_not_resumed(moved: tuple[Path, Path]) -> None
         with pytest.raises(ConfigError, match="is in use by process"):
             train(chosen(data), run, overwrite=True)
     assert {name: held for name, held in contents(run).items() if name in before} == before
+
+
+def run_config(run: Path, **values: object) -> None:
+    """Change config.json by hand."""
+    path = run / "config.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({**whole, **values}))
+
+
+@pytest.mark.parametrize("width", [16, 1 << 20])
+def test_a_config_of_another_network_is_refused(moved: tuple[Path, Path], width: int) -> None:
+    """A little wider does not fit the checkpoint; absurdly wide reserves no memory first."""
+    data, run = moved
+    model = json.loads((run / "config.json").read_text())["model"]
+    run_config(run, model={**model, "stem_width": width})
+    with pytest.raises(ModelFileError, match=r"config\.json describes a network of more|does not fit the run"):
+        resume(run, data=str(data))
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe", b"[1]", b'{"a'])
+def test_a_damaged_environment_is_written_anew(
+    moved: tuple[Path, Path], damage: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data, run = moved
+    (run / "environment.json").write_bytes(damage)
+    (run / "evaluation.json").write_bytes(damage)
+    with pytest.raises(ModelFileError, match=r"evaluation\.json is missing or damaged"):
+        RunFolder(run).read_evaluation()
+    if damage:
+        with pytest.raises(ModelFileError, match=r"split\.json|config\.json"):
+            (run / "split.json").write_bytes(damage)
+            resume(run, data=str(data))
+        return
+    resume(run, data=str(data))
+    assert "environment.json was damaged" in " ".join(capfd.readouterr().err.split())
+    assert RunFolder(run).read_environment()["python"]
+    assert RunFolder(run).read_evaluation()["split"] == "test"

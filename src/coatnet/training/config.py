@@ -126,7 +126,7 @@ class RunConfig(Frozen):
     the same with a lower loss. The classifier is then that of the best evaluation. Default: all steps are done, and the
     classifier is that of the last."""
     tensorboard: bool = False
-    """Write TensorBoard files to the run's folder tensorboard too (needs coatnet[tensorboard])."""
+    """Write TensorBoard files to the run's folder tensorboard too (needs the extra tensorboard)."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

@@ -165,9 +165,7 @@ class RunFolder:
                 return dict(found)
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             pass
-        raise ModelFileError(
-            f"{self.evaluation} is missing or damaged", f"coatnet resume {self.path} writes it anew"
-        )
+        raise ModelFileError(f"{self.evaluation} is missing or damaged", f"coatnet resume {self.path} writes it anew")
 
     def read_environment(self) -> dict[str, Any]:
         """What `write_start` stored; nothing if the file is damaged, for no step depends on it."""

@@ -14,11 +14,13 @@ import torch
 from coatnet.data.loader import Batch, TrainingStream
 from coatnet.data.samples import printable
 from coatnet.data.sources import Source, Splits, open_data, same_classes, stored_path
-from coatnet.errors import DataError, Stopped
+from coatnet.errors import DataError, ModelFileError, Stopped
 from coatnet.evaluation.metrics import Evaluation
+from coatnet.model.config import CoAtNetConfig
+from coatnet.model.size import model_size
 from coatnet.ranks import any_rank, from_main, gathered, is_joined, is_main, joined, wait_for_all
 from coatnet.training.changes import check_same_everywhere
-from coatnet.training.checkpoint import load_newest, save_checkpoint
+from coatnet.training.checkpoint import load_newest, room_in_newest, save_checkpoint
 from coatnet.training.claim import held
 from coatnet.training.config import TrainConfig
 from coatnet.training.folder import RunFolder, claimed
@@ -26,6 +28,7 @@ from coatnet.training.initial import initial_state
 from coatnet.training.length import is_due
 from coatnet.training.log import TRAIN_SAMPLE, Meter, RunLog, SilentLog
 from coatnet.training.machine import describe
+from coatnet.training.memory import check_state
 from coatnet.training.results import report, save_classifier, take_score
 from coatnet.training.signals import StopRequestedError, StopSignal
 from coatnet.training.start import prepare, ready_machine, stream_of
@@ -141,6 +144,7 @@ def resume(folder: Path | str, *, data: str | None = None, watch: Watch | None =
             stack.enter_context(held(run_folder.path))
         try:
             with stop.interruptible():
+                _check_network(config, device, run_folder)
                 splits = run_folder.open_data(config)
                 check_same_everywhere(splits)
                 stream = stream_of(config, splits)
@@ -150,6 +154,18 @@ def resume(folder: Path | str, *, data: str | None = None, watch: Watch | None =
         if is_main():
             notes += run_folder.mend(config, describe(device, ""))
         return _run(_Work(config, device, run_folder, splits, stream, stop, watch, notes))
+
+
+def _check_network(config: TrainConfig, device: torch.device, folder: RunFolder) -> None:
+    """See that a stored config describes the network that was trained, before anything of its size is reserved."""
+    room = room_in_newest(folder.checkpoints)
+    if room is None or not isinstance(config.model, CoAtNetConfig):
+        check_state(config, device)
+    elif model_size(config.model).parameters > room:
+        raise ModelFileError(
+            f"{folder.config} describes a network of more parameters than its checkpoints hold, {room}",
+            "the file was changed: restore it",
+        )
 
 
 def _opened(config: TrainConfig, splits: Splits | None) -> Splits:
@@ -171,7 +187,11 @@ def _run(work: _Work) -> Run:
     assert run.steps is not None
     damaged = load_newest(state, folder.checkpoints)
     wait_for_all()  # before the main process writes another checkpoint
-    with RunLog(folder.path, run.steps, state, run.tensorboard) if is_main() else SilentLog() as log:
+    epoch = len(work.stream) / run.batch_size
+    shown = (
+        RunLog(folder.path, run.steps, state, tensorboard=run.tensorboard, epoch=epoch) if is_main() else SilentLog()
+    )
+    with shown as log:
         for line in (*work.notes, *damaged, *_passed_over(work.stream.unreadable)):
             log.say(line)
         try:
@@ -270,7 +290,7 @@ def _log(trainer: Trainer, meter: Meter, log: RunLog | SilentLog) -> None:
     line = {"step": state.step, "loss": loss, "learning_rate": rate, **meter.read()}
     state.losses.clear()
     log.write(line)
-    log.show(line, state.best)
+    log.show(line, state.best if state.evaluated else None)
 
 
 def _evaluate(work: _Work, trainer: Trainer, log: RunLog | SilentLog) -> None:

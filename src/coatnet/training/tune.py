@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coatnet.data.randomness import position_seed
-from coatnet.errors import ConfigError, MissingPartError, QualityError, Stopped
+from coatnet.errors import ConfigError, MissingPartError, QualityError, Stopped, install_hint
 from coatnet.ranks import world_size
 from coatnet.training.claim import held
 from coatnet.training.config import TrainConfig, lay_over
@@ -92,9 +92,7 @@ def check_optuna() -> None:
     try:
         importlib.import_module("optuna")
     except ImportError:
-        raise MissingPartError(
-            "coatnet tune needs optuna, which is not installed", 'pip install "coatnet[tune]"'
-        ) from None
+        raise MissingPartError("coatnet tune needs optuna, which is not installed", install_hint("tune")) from None
 
 
 def tune(
