@@ -61,7 +61,12 @@ def test_a_prefix_of_some_names_only_stays(tmp_path: Path) -> None:
         ({"a": torch.ones(1), "epoch": 3}, "epoch is not a plain tensor but int"),
         ({"a": torch.ones(1), 3: torch.ones(1)}, "the key 3 is not a name"),
         ({"a": torch.ones(1).expand(2**40)}, "a claims the shape .* more than its bytes"),
-        ({"a": torch.eye(3).to_sparse()}, "a is not a plain tensor"),
+        ({"a": torch.eye(3).to_sparse()}, "a is not a plain tensor but one of layout torch.sparse_coo"),
+        ({"a": torch.ones(2, dtype=torch.complex64)}, "a is not a plain tensor but a complex one"),
+        ({"a": torch.empty(2, device="meta")}, "a is not a plain tensor but a meta one"),
+        ({"a": torch.as_strided(torch.ones(1), (2**20, 2**20), (0, 0))}, "a claims the shape .* more than its bytes"),
+        ({"a": torch.nested.nested_tensor([torch.ones(1), torch.ones(2)])}, ".*nested"),
+        ({"a": torch.ones(0)}, "a is empty"),
         ({"state_dict": {"layer": STATE}}, "layer is not a plain tensor but dict"),
     ],
 )
