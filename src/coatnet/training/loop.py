@@ -98,7 +98,9 @@ def train(  # noqa: PLR0913 (options are keywords)
         stop = stack.enter_context(StopSignal())
         if is_main():  # the processes of a run are one holder
             place = stack.enter_context(claimed(place, config.data.path, overwrite)).path
-        run_folder = RunFolder(from_main(place))
+        place = from_main(place)
+        assert place is not None  # the main process has one
+        run_folder = RunFolder(place)
         try:
             with stop.interruptible():
                 splits = _opened(config, splits)
@@ -173,8 +175,9 @@ def _opened(config: TrainConfig, splits: Splits | None) -> Splits:
     if splits is None:
         splits = open_data(config.data, None, config.class_names)
     else:
-        parts = {"train": splits.train, "val": splits.val, "test": splits.test}
-        splits = replace(splits, **{name: one and same_classes(one, config.class_names) for name, one in parts.items()})
+        train, val = (same_classes(one, config.class_names) for one in (splits.train, splits.val))
+        test = None if splits.test is None else same_classes(splits.test, config.class_names)
+        splits = replace(splits, train=train, val=val, test=test)
     check_same_everywhere(splits)
     return splits
 
