@@ -91,6 +91,8 @@ def check_unchanged(folder: Path, data: str, flags: dict[str, dict[str, Any]], a
         for name in type(before).model_fields:
             if getattr(before, name) != getattr(after, name):
                 was = f"{getattr(before, name)!r} in {folder}, got {getattr(after, name)!r}"
+                if name == "path":
+                    raise ConfigError(f"DATA: {was}", f"if the data moved: coatnet resume {folder} --data DATA")
                 raise ConfigError(f"--{name.replace('_', '-')}: {was}", hint)
     height, width = stored.preprocess.image_size
     if asked_for.size not in (None, (height, width)):
