@@ -86,13 +86,14 @@ def check_unchanged(folder: Path, data: str, flags: dict[str, dict[str, Any]], a
     run = {name: value for name, value in flags["run"].items() if name not in ("epochs", "time") and value != "auto"}
     asked = lay_over(stored, **{**flags, "run": run, "data": {**flags["data"], "path": stored_path(data)}})
     hint = "a run goes on as it began: leave it out, or start a new run"
+    if stored.data.path != asked.data.path:
+        was = f"{stored.data.path} in {folder}, got {asked.data.path}"
+        raise ConfigError(f"DATA: {was}", f"if the data moved: coatnet resume {folder} --data DATA")
     for part in flags:
         before, after = getattr(stored, part), getattr(asked, part)
         for name in type(before).model_fields:
             if getattr(before, name) != getattr(after, name):
                 was = f"{getattr(before, name)!r} in {folder}, got {getattr(after, name)!r}"
-                if name == "path":
-                    raise ConfigError(f"DATA: {was}", f"if the data moved: coatnet resume {folder} --data DATA")
                 raise ConfigError(f"--{name.replace('_', '-')}: {was}", hint)
     height, width = stored.preprocess.image_size
     if asked_for.size not in (None, (height, width)):
