@@ -35,6 +35,15 @@ class ModelFileError(CoatnetError):
     exit_code = 4
 
 
+def install_hint(extra: str) -> str:
+    """How to install an optional part; coatnet comes from its own source, not from an index.
+
+    Args:
+        extra: its name in pyproject.toml.
+    """
+    return f"in coatnet's source folder: pip install '.[{extra}]'"
+
+
 class MissingPartError(CoatnetError):
     """An optional part, a device or a download that is not there."""
 

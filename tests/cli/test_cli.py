@@ -47,6 +47,11 @@ def test_each_verb_has_help(verb, capsys):
     assert text.count("--help") == 0
 
 
+@pytest.mark.parametrize("words", ["", "train", "study report"])
+def test_help_is_a_verb_too(words, capsys):
+    assert run(capsys, "help", *words.split()) == run(capsys, *words.split(), "--help")
+
+
 @pytest.mark.parametrize("config", [RunConfig, DataConfig, AugmentationConfig, OptimizerConfig])
 def test_help_of_train_lists_every_field_with_its_docstring(config, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")

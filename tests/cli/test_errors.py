@@ -278,13 +278,13 @@ def test_missing_extra(in_zoo, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     typed = f"train flowers --steps 2 --batch-size 4 --workers 0 --device cpu --tensorboard --out {tmp_path / 'run'}"
     assert main(typed.split()) == 5
-    check(typed, 5, ["tensorboard", 'pip install "coatnet[tensorboard]"'], capsys.readouterr().err)
+    check(typed, 5, ["tensorboard", "pip install '.[tensorboard]'"], capsys.readouterr().err)
 
 
 def test_missing_optuna(in_zoo, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert main(["tune", "flowers", "--out", str(tmp_path / "search")]) == 5
-    check("tune", 5, ["optuna", 'pip install "coatnet[tune]"'], capsys.readouterr().err)
+    check("tune", 5, ["optuna", "pip install '.[tune]'"], capsys.readouterr().err)
     assert not (tmp_path / "search").exists()
 
 

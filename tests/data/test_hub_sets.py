@@ -114,4 +114,4 @@ def test_without_the_library_it_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingPartError) as told:
         find_parts(DataConfig(path="hf:me/shapes"))
-    assert told.value.hint == 'pip install "coatnet[hub-data]"'
+    assert told.value.hint == "in coatnet's source folder: pip install '.[hub-data]'"

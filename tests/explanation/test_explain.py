@@ -225,6 +225,6 @@ def test_without_captum_the_rest_is_given(classifier, picture, monkeypatch):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     found = explain(classifier, picture)
     assert {one.method for one in found.heat_maps} == set(METHODS) - {"integrated_gradients"}
-    assert "pip install 'coatnet[explain]'" in found.left_out["integrated_gradients"]
+    assert "pip install '.[explain]'" in found.left_out["integrated_gradients"]
     with pytest.raises(MissingPartError):
         explain(classifier, picture, methods=("integrated_gradients",))

@@ -132,7 +132,7 @@ def test_a_missing_package_is_named(kind, package, named, tiny_classifier, tmp_p
     assert main(["export", str(tiny_classifier), "--format", kind, "--out", str(tmp_path / "out")]) == 5
     told = capsys.readouterr().err
     assert named in told
-    assert 'pip install "coatnet[export]"' in told
+    assert "pip install '.[export]'" in told
 
 
 def test_int8_is_refused_where_it_loses_too_much(tiny_classifier, image_folder, tmp_path, capsys, monkeypatch):

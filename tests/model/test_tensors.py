@@ -61,7 +61,11 @@ def test_a_prefix_of_some_names_only_stays(tmp_path: Path) -> None:
         ({"a": torch.ones(1), "epoch": 3}, "epoch is not a plain tensor but int"),
         ({"a": torch.ones(1), 3: torch.ones(1)}, "the key 3 is not a name"),
         ({"a": torch.ones(1).expand(2**40)}, "a claims the shape .* more than its bytes"),
-        ({"a": torch.eye(3).to_sparse()}, "a is not a plain tensor"),
+        ({"a": torch.eye(3).to_sparse()}, "a is not a plain tensor but one of layout torch.sparse_coo"),
+        ({"a": torch.ones(2, dtype=torch.complex64)}, "a is not a plain tensor but a complex one"),
+        ({"a": torch.empty(2, device="meta")}, "a is not a plain tensor but a meta one"),
+        ({"a": torch.as_strided(torch.ones(1), (2**20, 2**20), (0, 0))}, "a claims the shape .* more than its bytes"),
+        ({"a": torch.ones(0)}, "a is empty"),
         ({"state_dict": {"layer": STATE}}, "layer is not a plain tensor but dict"),
     ],
 )
@@ -69,6 +73,14 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object, told:
     torch.save(content, tmp_path / "weights.pth")
     with pytest.raises(ModelFileError, match=rf"weights.pth is refused: {told}"):
         read_tensors(tmp_path / "weights.pth")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_are_refused(tmp_path: Path, layout: torch.layout) -> None:
+    torch.save({"a": torch.nested.nested_tensor([torch.ones(1), torch.ones(2)], layout=layout)}, tmp_path / "a.pth")
+    with pytest.raises(ModelFileError, match=r"a\.pth is refused: "):
+        read_tensors(tmp_path / "a.pth")
 
 
 def test_other_endings_are_refused(tmp_path: Path) -> None:

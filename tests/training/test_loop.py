@@ -145,8 +145,8 @@ def test_a_run_leaves_what_is_promised(tmp_path: Path) -> None:
     run = train(config(), tmp_path / "run", command="coatnet train digits")
     names = {path.name for path in run.folder.iterdir()}
     assert names == {
-        "config.json", "split.json", "environment.json", "metrics.jsonl", "checkpoints", "classifier", "plots",
-        "evaluation.json", "report.html",
+        "config.json", "split.json", "data.json", "environment.json", "metrics.jsonl", "checkpoints", "classifier",
+        "plots", "evaluation.json", "report.html", ".lock",
     }  # fmt: skip
     assert json.loads((run.folder / "environment.json").read_text())["command"] == "coatnet train digits"
     assert run.evaluation.split == "test"

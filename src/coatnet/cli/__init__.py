@@ -15,7 +15,7 @@ VERBS = {
     "scan": ("DATA [OPTIONS]", "Look at a data set before anything is trained on it."),
     "train": ("DATA [OPTIONS]", "Train a classifier from a folder of images."),
     "tune": ("DATA [OPTIONS]", "Find good settings for a data set by runs around the recipe."),
-    "resume": ("RUN", "Go on with a run that stopped."),
+    "resume": ("RUN [OPTIONS]", "Go on with a run that stopped."),
     "evaluate": ("CLASSIFIER [DATA] [OPTIONS]", "Score a classifier on a data set."),
     "pack": ("DATA FOLDER [OPTIONS]", "Pack a data set into tar shards."),
     "predict": ("CLASSIFIER IMAGES... [OPTIONS]", "Name what is to be seen in images."),
@@ -53,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(words: list[str]) -> None:
     if "" in words:  # as a path it would be the current folder
         raise ConfigError("an argument is empty", "a variable in quotes that is not set gives one; write what is meant")
+    if words[:1] == ["help"]:
+        words = [*_joined(words[1:]), "--help"]
     create_app(words)(words)
 
 
@@ -65,7 +67,7 @@ def create_app(words: Sequence[str]) -> App:
     app = App(
         name="coatnet",
         help="Image classification with hybrids of convolution and attention.",
-        help_epilogue="With any verb, --debug shows where an error came from.",
+        help_epilogue="`coatnet help VERB` describes a verb. With any verb, --debug shows where an error came from.",
         version=__version__,
         version_flags=["--version"],
         default_parameter=Parameter(negative_iterable=()),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from coatnet.cli.printing import MOST_CLASSES, WORST_CLASSES, new_table, print_lines, print_some
+from coatnet.cli.printing import MOST_CLASSES, WORST_CLASSES, new_table, print_lines, print_sentences, print_some
 from coatnet.data.samples import printable
 
 if TYPE_CHECKING:
@@ -20,8 +20,10 @@ def show_scan(scan: Scan) -> None:
     parts = ", ".join(f"{split} {sum(classes.values()):,}" for split, classes in scan.counts.items())
     print_lines(Text(f"{scan.data}: {scan.images:,} images; {parts}", "bold"), "", _count_table(scan), "")
     sizes = ", ".join(f"{one.width} x {one.height} ({one.images:,})" for one in scan.sizes[:5])
-    print_lines(f"sizes: {scan.num_sizes:,}; most common {sizes}" if sizes else "sizes: none, no image can be read")
-    print_lines(f"largest class: {scan.imbalance:.1f} times the smallest", *(f"note: {note}" for note in scan.notes))
+    print_sentences(f"sizes: {scan.num_sizes:,}; most common {sizes}" if sizes else "sizes: none, no image can be read")
+    print_sentences(
+        f"largest class: {scan.imbalance:.1f} times the smallest", *(f"note: {note}" for note in scan.notes)
+    )
     print_lines("", Text("\n".join(scan.problems) or "Nothing is wrong as far as a scan can see.", "bold"))
     print_some("unreadable", [_unreadable(one) for one in scan.unreadable])
     groups = [

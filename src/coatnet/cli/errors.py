@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import errno
+import io
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from cyclopts.exceptions import CycloptsError, MissingArgumentError, UnknownCommandError, UnusedCliTokensError
@@ -16,6 +19,7 @@ from cyclopts.exceptions import ValidationError as FlagError
 from pydantic import ValidationError
 
 from coatnet.errors import CoatnetError, ConfigError, DataError, MissingPartError, ResourceError
+from coatnet.terminal import visible
 
 BUG, INTERRUPTED = 1, 130
 
@@ -40,16 +44,31 @@ def exit_code(action: Callable[[], object], argv: list[str], debug: bool = False
         0, or the exit code of the error.
     """
     try:
-        action()
-        sys.stdout.flush()
+        with _readable():
+            action()
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (Exception, KeyboardInterrupt) as error:
         told = tell(error, argv)
         trace = traceback.format_exc() if debug else ""
-        sys.stderr.write(f"{trace}coatnet: {_one_line(told.message)}\n  hint: {_one_line(told.hint)}\n")
+        sys.stderr.write(visible(f"{trace}coatnet: {_one_line(told.message)}\n  hint: {_one_line(told.hint)}\n"))
         return told.exit_code
     return 0
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """A terminal that lacks a letter gets its escape, and a warning is one line that no terminal obeys."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_: f"coatnet: warning: {visible(_one_line(str(message)))}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def tell(error: BaseException, argv: list[str]) -> Told:

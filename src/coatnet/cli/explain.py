@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -15,7 +14,7 @@ from coatnet.classifier.inputs import as_array
 from coatnet.cli import runs
 from coatnet.cli.answers import check_all_read, find_images
 from coatnet.cli.flags import parse_size
-from coatnet.cli.printing import show_json, show_path
+from coatnet.cli.printing import print_now, show_json, show_path
 from coatnet.data.images import ImageError
 from coatnet.data.samples import printable
 from coatnet.errors import ConfigError
@@ -139,10 +138,9 @@ def _show(told: dict[str, Any], request: _Request) -> None:
         line = f"not read, {told['error']['code']}: {told['error']['detail']}"
     else:
         line = f"{printable(told['label'])} {100 * told['probability']:.1f} %  {printable(told['file'])}"
-    sys.stdout.write(f"{told['image']}: {line}\n")
+    print_now(f"{told['image']}: {line}")
     for reason in told.get("left_out", {}).values():
-        sys.stdout.write(f"  left out: {reason}\n")
-    sys.stdout.flush()
+        print_now(f"  left out: {reason}")
 
 
 def _files(classifier: str, paths: Sequence[Path], form: Format, out: Path | None, overwrite: bool) -> list[Path]:

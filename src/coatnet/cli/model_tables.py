@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from coatnet.cli.printing import new_table, percent, print_lines
+from coatnet.cli.printing import new_table, percent, print_lines, print_sentences
 from coatnet.data.samples import printable
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def show_models(rows: Sequence[dict[str, Any]]) -> None:
                 sizes = f"{row['parameters'] / 1e6:,.2f} M", f"{row['multiply_adds'] / 1e9:,.3f} G"
                 table.add_row(row["name"], row["layout"], *sizes, f"{row['image_size']} px")
         print_lines(table, "")
-    print_lines("Parameters with 1000 classes; multiply-adds for one image of that size. M is 10^6, G is 10^9.")
+    print_sentences("Parameters with 1000 classes; multiply-adds for one image of that size. M is 10^6, G is 10^9.")
 
 
 def show_published(rows: Sequence[dict[str, Any]]) -> None:
@@ -44,7 +44,7 @@ def show_published(rows: Sequence[dict[str, Any]]) -> None:
         mean, std = (" ".join(f"{channel:g}" for channel in row[name]) for name in ("mean", "std"))
         table.add_row(row["name"].removeprefix("timm/"), *sizes, reached, f"{row['image_size']} px", crop, mean, std)
     print_lines(table, "")
-    print_lines(
+    print_sentences(
         "Top-1: on ImageNet-1K as timm reports it; - for ImageNet-12K's classes. The resizing filter is bicubic."
     )
     print_lines("Use one as timm/NAME: coatnet predict timm/coatnet_0_rw_224.sw_in1k photo.jpg")
@@ -60,13 +60,13 @@ def show_properties(rows: Sequence[dict[str, Any]]) -> None:
         shares = percent(row["receptive_field"]), percent(row["reached"])
         table.add_row(Text(row["name"]), *errors, f"{row['input_adaptivity']:.3f}", *shares)
     print_lines(table, "")
-    print_lines(
+    print_sentences(
         "Error: how far features are from the shifted ones, shifted by the stride and by single pixels, relative to how"
     )
-    print_lines(
+    print_sentences(
         "much they differ from place to place. Adaptivity to the input: 0 for fixed weights. Field: share of the image"
     )
-    print_lines("that holds 90 % of the gradient of the centre; reached: share of the image that has any.")
+    print_sentences("that holds 90 % of the gradient of the centre; reached: share of the image that has any.")
 
 
 def show_examination(examination: Examination) -> None:
@@ -77,7 +77,7 @@ def show_examination(examination: Examination) -> None:
     styles = {"fine": "green", "note": "yellow", "wrong": "bold red"}
     for finding in examination.findings:
         hint = f" ({printable(finding.hint)})" if finding.hint else ""
-        print_lines(Text.assemble((f"{finding.level:6}", styles[finding.level]), printable(finding.text), hint))
+        print_sentences(Text.assemble((f"{finding.level:6}", styles[finding.level]), printable(finding.text), hint))
 
 
 def show_benchmark(result: Benchmark) -> None:
@@ -109,7 +109,9 @@ def show_benchmark(result: Benchmark) -> None:
     products = f"{top.float32 / 1e9:,.0f} GFLOP/s in float32, {top.bfloat16 / 1e9:,.0f} in bfloat16"
     print_lines("", f"ceilings: matrix product {products}; copy {top.copy / 1e9:,.1f} GB/s")
     if result.peer:
-        print_lines(f"times peer: against the fastest runtime of {result.peer} at the same batch size, calls in turn")
+        print_sentences(
+            f"times peer: against the fastest runtime of {result.peer} at the same batch size, calls in turn"
+        )
 
 
 def _speed_cells(result: Benchmark, one: Speed, largest: bool) -> list[str]:

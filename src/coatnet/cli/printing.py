@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from coatnet.data.samples import printable
+from coatnet.terminal import Terminal, visible
 
 MOST_NAMES = 20
 """Names in a list, such as unreadable images; JSON has them all."""
@@ -31,11 +31,26 @@ def show_path(what: str, path: Path) -> None:
 
 
 def print_lines(*lines: str | Text | Table) -> None:
-    """Lines and tables one below the other."""
-    console = _Console()
+    """Lines and tables one below the other; a path or a command stays one line, to be copied."""
+    console = Terminal()
     for line in lines:
-        # A path or a command must stay one line, to be copied; only tables fit themselves to the terminal.
-        console.print(line, markup=False, highlight=False, soft_wrap=not isinstance(line, Table))
+        if isinstance(line, Table):
+            console.print(line, markup=False, highlight=False)
+        else:
+            console.print_whole(line)
+
+
+def print_sentences(*lines: str | Text) -> None:
+    """Sentences one below the other, broken between words where they are longer than a terminal is wide."""
+    console = Terminal()
+    for line in lines:
+        console.print_wrapped(line)
+
+
+def print_now(line: str) -> None:
+    """A line without style, told as soon as it is known."""
+    sys.stdout.write(f"{visible(line)}\n")
+    sys.stdout.flush()
 
 
 def print_some(title: str, lines: Sequence[str]) -> None:
@@ -70,9 +85,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Told as any other error; rich would end the process here."""
-        raise

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from coatnet.cli.printing import duration, interval, new_table, percent, print_lines
+from coatnet.cli.printing import duration, interval, new_table, percent, print_lines, print_sentences
 from coatnet.data.samples import printable
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def show_choices(config: TrainConfig, folder: Path) -> None:
     """What a recipe chose, before training starts."""
     for choice in config.choices:
         name, _, reason = choice.partition(": ")
-        print_lines(Text.assemble((f"{name}: ", "bold") if reason else name, reason))
+        print_sentences(Text.assemble((f"{name}: ", "bold") if reason else name, reason))
     print_lines(Text.assemble(("folder: ", "bold"), printable(str(folder))))
 
 
@@ -39,7 +39,7 @@ def show_forecast(expected: Forecast) -> None:
         f"{pace.evaluation:.1f} s, {pace.final:.1f} s for the final score",
         "memory": f"{expected.memory / 1e9:.2f} GB of {expected.capacity / 1e9:.2f} GB on {expected.device}",
     }.items():
-        print_lines(Text.assemble((f"{name}: ", "bold"), told))
+        print_sentences(Text.assemble((f"{name}: ", "bold"), told))
     print_lines("Nothing was written; without --dry-run it is trained.")
 
 
@@ -67,7 +67,7 @@ def show_tuning(tuning: Tuning) -> None:
             last.add_row(str(one.number), ", ".join(percent(top1) for top1 in one.top1), told)
         print_lines("", last)
     if tuning.best == 0:
-        print_lines("", "Nothing was better, with every seed, than what the recipe chooses, which is trial 0.")
+        print_sentences("", "Nothing was better, with every seed, than what the recipe chooses, which is trial 0.")
     print_lines("", f"next        {printable(tuning.command)}")
 
 

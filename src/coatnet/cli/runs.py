@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +25,31 @@ from coatnet.model.family import architecture, member
 from coatnet.model.guests import PREFIX
 from coatnet.model.hub import WEIGHTS_SUFFIXES, holds_weights
 from coatnet.model.published import is_published_name
+from coatnet.ranks import is_main
 from coatnet.runtime.engines import Runtime
+from coatnet.training.claim import check_unheld
 from coatnet.training.config import lay_over
-from coatnet.training.folder import RunFolder, default_folder, is_taken
+from coatnet.training.folder import RunFolder, claimed, default_folder, is_taken
 from coatnet.training.initial import AUTO, NONE, resolve_source
 
 if TYPE_CHECKING:
     from coatnet.export.quantization import Int8
+
+
+@contextlib.contextmanager
+def claimed_folder(data: str, out: Path | None, resume: bool, overwrite: bool) -> Iterator[Path]:
+    """The folder of a run, held before anything is read for it, so that no other process takes it. A run that goes on
+    is held by `training.loop.resume`; the other processes of a run leave it to the main one.
+
+    Raises:
+        ConfigError: `out` cannot be used.
+    """
+    folder = choose_folder(data, out, resume, overwrite)
+    if not is_main() or (resume and RunFolder(folder).exists()):
+        yield folder
+        return
+    with claimed(None if out is None else folder, data, overwrite) as run:
+        yield run.path
 
 
 def choose_folder(data: str, out: Path | None, resume: bool, overwrite: bool) -> Path:
@@ -49,6 +68,7 @@ def choose_folder(data: str, out: Path | None, resume: bool, overwrite: bool) ->
     blocked = next((path for path in (out, *out.absolute().parents) if path.exists() and not path.is_dir()), None)
     if blocked:
         raise ConfigError(f"--out {out}: {blocked} is a file", "choose a new folder")
+    check_unheld(out)
     if is_taken(out) and not ((resume or overwrite) and RunFolder(out).exists()):
         hint = "choose another --out" + (", or add --resume or --overwrite" if RunFolder(out).exists() else "")
         raise ConfigError(f"--out {out} is not empty", hint)
@@ -66,6 +86,9 @@ def check_unchanged(folder: Path, data: str, flags: dict[str, dict[str, Any]], a
     run = {name: value for name, value in flags["run"].items() if name not in ("epochs", "time") and value != "auto"}
     asked = lay_over(stored, **{**flags, "run": run, "data": {**flags["data"], "path": stored_path(data)}})
     hint = "a run goes on as it began: leave it out, or start a new run"
+    if stored.data.path != asked.data.path:
+        was = f"{stored.data.path} in {folder}, got {asked.data.path}"
+        raise ConfigError(f"DATA: {was}", f"if the data moved: coatnet resume {folder} --data DATA")
     for part in flags:
         before, after = getattr(stored, part), getattr(asked, part)
         for name in type(before).model_fields:

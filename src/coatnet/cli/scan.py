@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.progress import Progress
 
 from coatnet.cli.data_tables import show_scan
@@ -18,6 +17,7 @@ from coatnet.data.scan import scan as look
 from coatnet.data.scan_report import write_report
 from coatnet.data.sources import DataConfig, Found, find_parts
 from coatnet.errors import ConfigError, DataError
+from coatnet.terminal import Terminal
 
 
 def scan(  # noqa: PLR0913 (flags)
@@ -79,7 +79,7 @@ def _default_page(data: str) -> Path:
 
 def _look(data: str, found: Found) -> Scan:
     """Look, with a bar on standard error where that is a terminal."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("looking at images", total=sum(map(len, found.parts.values())))
         return look(printable(data), found, lambda count: progress.advance(task, count))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from coatnet.cli.printing import MOST_CLASSES, WORST_CLASSES, interval, new_table, percent, print_lines, print_some
+from coatnet.cli.printing import (
+    MOST_CLASSES,
+    WORST_CLASSES,
+    interval,
+    new_table,
+    percent,
+    print_lines,
+    print_now,
+    print_some,
+)
 from coatnet.data.samples import printable
 
 if TYPE_CHECKING:
@@ -36,8 +44,7 @@ def show_answers(answers: Iterable[Answer], as_json: bool) -> list[Path]:
         else:
             told = answer.as_dict()
             line = f"{name}: " + ", ".join(f"{printable(label)} {percent(share)}" for label, share in answer.top)
-        sys.stdout.write((json.dumps({"image": name, **told}) if as_json else line) + "\n")
-        sys.stdout.flush()
+        print_now(json.dumps({"image": name, **told}) if as_json else line)
     return unread
 
 

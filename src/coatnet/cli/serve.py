@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from coatnet.classifier.artefact import AskedPrecision, is_artefact
 from coatnet.classifier.folder import find_folder
-from coatnet.errors import ConfigError, MissingPartError
+from coatnet.errors import ConfigError, MissingPartError, install_hint
 from coatnet.model.published import is_published_name
 from coatnet.runtime.engines import Runtime
 from coatnet.serving.config import ServeConfig
@@ -66,7 +66,7 @@ def serve(  # noqa: PLR0913 (flags)
     except ModuleNotFoundError as error:
         if (error.name or "coatnet").startswith("coatnet"):
             raise
-        hint = 'pip install "coatnet[serve]"'
+        hint = install_hint("serve")
         raise MissingPartError(f"coatnet serve needs {error.name}, which is not installed", hint) from None
     config = config.replace(name=config.name or _name(classifier))
     job = Job(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from coatnet.cli.printing import duration, new_table, print_lines
+from coatnet.cli.printing import duration, new_table, print_lines, print_sentences
 from coatnet.study.advise import Advice
 from coatnet.study.folder import ArmPace, StudyFolder
 from coatnet.study.networks import Study
@@ -29,7 +29,7 @@ def show_plan(folder: StudyFolder, study: Study, runs: Sequence[PlannedRun], pac
     left = [run for run in runs if not folder.is_done(run)]
     counts = Counter(f"{run.experiment}{'' if run.rate is None else ' trials'}" for run in left)
     told = ", ".join(f"{count} of {name}" for name, count in counts.items()) or "none"
-    print_lines(f"{len(runs)} runs, {len(left)} left: {told}.")
+    print_sentences(f"{len(runs)} runs, {len(left)} left: {told}.")
     seconds = sum(expected_seconds(study, run, pace[run.arm]) for run in left if run.arm in pace)
     print_lines(f"About {duration(seconds)} one after another. Folder: {folder.path}", "")
 
@@ -63,7 +63,7 @@ def show_verdicts(rows: Sequence[Mapping[str, object]], page: Path) -> None:
 
 def show_advice(advice: Advice) -> None:
     """The network, what it costs here, and why."""
-    print_lines(
+    print_sentences(
         f"{advice.name}: layout {advice.layout}, {advice.parameters / 1e6:,.2f} M parameters, "
         f"{advice.multiply_adds / 1e6:,.0f} M multiply-adds, {1000 * advice.latency:,.1f} ms for one image here.",
         f"Why: {advice.reason}.",

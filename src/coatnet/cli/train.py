@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -26,6 +26,12 @@ from coatnet.cli.run_tables import show_choices, show_forecast, show_run
 from coatnet.errors import ConfigError
 from coatnet.ranks import is_main
 from coatnet.training.folder import RunFolder
+
+if TYPE_CHECKING:
+    from coatnet.training.loop import Run
+
+Flags = dict[str, dict[str, Any]]
+"""For each part of the config, the values that the user gave."""
 
 
 def train(  # noqa: PLR0913 (flags)
@@ -66,27 +72,40 @@ def train(  # noqa: PLR0913 (flags)
         "augmentation": given(augmentation_flags),
     }
     asked = asked_flags or Asked()
-    folder = runs.choose_folder(data, out, resume, overwrite)
-    goes_on = resume and RunFolder(folder).exists()
-    if goes_on:
-        runs.check_unchanged(folder, data, flags, asked)
-    else:
-        config, splits = build_config(data, flags, asked)
-        if is_main():
-            show_choices(config, folder)
     if dry_run:
-        from coatnet.training.forecast import forecast  # imports torch: only when all that was typed is right
-
-        expected = forecast(config, splits)
-        if is_main():
-            show_forecast(expected)
+        _show_plan(data, runs.choose_folder(data, out, resume, overwrite), flags, asked)
         return
+    with runs.claimed_folder(data, out, resume, overwrite) as folder:
+        run = _train(data, folder, flags, asked, overwrite=overwrite, resume=resume)
+    if is_main():
+        show_run(run)
+
+
+def _show_plan(data: str, folder: Path, flags: Flags, asked: Asked) -> None:
+    """What a run would do and take."""
+    config, splits = build_config(data, flags, asked)
+    if is_main():
+        show_choices(config, folder)
+    from coatnet.training.forecast import forecast  # imports torch: only when all that was typed is right
+
+    expected = forecast(config, splits)
+    if is_main():
+        show_forecast(expected)
+
+
+def _train(  # noqa: PLR0913 (options are keywords)
+    data: str, folder: Path, flags: Flags, asked: Asked, *, overwrite: bool, resume: bool
+) -> Run:
+    """A new run, or one that goes on."""
+    if resume and RunFolder(folder).exists():
+        runs.check_unchanged(folder, data, flags, asked)
+        from coatnet.training import loop
+
+        return loop.resume(folder)
+    config, splits = build_config(data, flags, asked)
+    if is_main():
+        show_choices(config, folder)
     from coatnet.training import loop
 
     command = shlex.join(["coatnet", *sys.argv[1:]])
-    if goes_on:
-        run = loop.resume(folder)
-    else:
-        run = loop.train(config, folder, splits=splits, overwrite=overwrite, command=command)
-    if is_main():
-        show_run(run)
+    return loop.train(config, folder, splits=splits, overwrite=overwrite, command=command)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from coatnet.data.folders import SPLIT_NAMES, Found
 from coatnet.data.samples import ArrowColumn, ArrowSource, Source, some
 from coatnet.data.tables import encode_labels, label_values, without_unlabelled_test
-from coatnet.errors import DataError, MissingPartError
+from coatnet.errors import DataError, MissingPartError, install_hint
 
 if TYPE_CHECKING:
     import datasets
@@ -69,7 +69,7 @@ def _load(name: str) -> "Mapping[str, datasets.Dataset]":
         library = importlib.import_module("datasets")
     except ImportError:
         raise MissingPartError(
-            f"{PREFIX}{name} needs the library datasets, which is not installed", 'pip install "coatnet[hub-data]"'
+            f"{PREFIX}{name} needs the library datasets, which is not installed", install_hint("hub-data")
         ) from None
     library.logging.set_verbosity_error()
     forbidden = library.config.HF_HUB_OFFLINE

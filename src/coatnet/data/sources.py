@@ -3,6 +3,7 @@
 import difflib
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -98,7 +99,9 @@ class Splits:
         return (self.val, "val") if self.test is None else (self.test, "test")
 
 
-def open_data(config: DataConfig, record: SplitRecord | None = None) -> Splits:
+def open_data(
+    config: DataConfig, record: SplitRecord | None = None, class_names: tuple[str, ...] | None = None
+) -> Splits:
     """Find the images and settle the splits. User data is only read.
 
     train, val and test given: as given. train and test given: val is a part of train. train and val given: no test.
@@ -107,11 +110,15 @@ def open_data(config: DataConfig, record: SplitRecord | None = None) -> Splits:
     Args:
         config: where the data is.
         record: the split of an earlier run, applied exactly; images that are new since then become training images.
+        class_names: those that the data must have; labels are then positions in them, in whatever order they are found.
 
     Raises:
         DataError: one line that says what was found and what was expected.
     """
-    splits = _split(config, record)
+    found = find_parts(config)
+    if class_names is not None:
+        found = replace(found, parts={name: same_classes(part, class_names) for name, part in found.parts.items()})
+    splits = _split(config, record, found)
     if config.train_fraction == 1:
         return splits
     train = take_share(splits.train, config.split_seed, config.train_fraction)
@@ -119,9 +126,26 @@ def open_data(config: DataConfig, record: SplitRecord | None = None) -> Splits:
     return replace(splits, train=train, notes=(*splits.notes, note))
 
 
-def _split(config: DataConfig, record: SplitRecord | None) -> Splits:
+def same_classes(source: Source, class_names: Sequence[str]) -> Source:
+    """The same samples, with labels that are positions in `class_names`.
+
+    Raises:
+        DataError: the source has other classes; it names those that came and went.
+    """
+    if source.class_names == tuple(class_names):
+        return source
+    came, went = set(source.class_names) - set(class_names), set(class_names) - set(source.class_names)
+    told = [f"{some(sorted(names), 9)} {what}" for names, what in ((went, "went"), (came, "came")) if names]
+    if told:
+        raise DataError(
+            f"The classes of the data changed: {', '.join(told)}; the run has {len(class_names)} classes.",
+            hint="Bring its classes back to go on, or start a new run with these.",
+        )
+    return source.relabelled(class_names)
+
+
+def _split(config: DataConfig, record: SplitRecord | None, found: Found) -> Splits:
     """All that there is, split."""
-    found = find_parts(config)
     parts = dict(found.parts)
     pool = parts.pop("all", None) or parts.get("train")
     where = printable(config.path)

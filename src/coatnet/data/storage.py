@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from coatnet.data.samples import printable
-from coatnet.errors import DataError, MissingPartError
+from coatnet.errors import DataError, MissingPartError, install_hint
 
 # Far below the 1024 files that a process may have open by default on Linux, 256 on macOS.
 _MOST_HANDLES = 64
@@ -156,7 +156,7 @@ def open_storage(path: str) -> Storage:
 
 def _connect(address: str) -> tuple[Any, str]:
     kind = address.split("://", 1)[0]
-    hint = "Install it: pip install 'coatnet[remote]', which is enough for s3://."
+    hint = f"{install_hint('remote')}, which is enough for s3://"
     try:
         from fsspec.core import url_to_fs
     except ImportError as error:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from coatnet.errors import MissingPartError
+from coatnet.errors import MissingPartError, install_hint
 
 STEPS = 64
 """Points on the path of integrated gradients; Sundararajan et al. 2017 (section 5) find 20 to 300 enough. In 16 images
@@ -57,7 +57,7 @@ def integrated_gradients(model: nn.Module, images_BCHW: Tensor, target: int, ste
         from captum.attr import IntegratedGradients
     except ModuleNotFoundError:
         raise MissingPartError(
-            "integrated gradients need captum, which is not installed", "pip install 'coatnet[explain]'"
+            "integrated gradients need captum, which is not installed", install_hint("explain")
         ) from None
     found_BCHW: Tensor = IntegratedGradients(model).attribute(
         images_BCHW, baselines=0.0, target=target, n_steps=steps, internal_batch_size=BATCH

@@ -92,10 +92,12 @@ def member(name: str) -> CoAtNetConfig | GuestConfig:
     if is_guest_name(name):
         return guest(name)
     if name not in FAMILY:
-        near = difflib.get_close_matches(name, FAMILY, n=3, cutoff=0.4) or list(FAMILY)[:3]
+        near = difflib.get_close_matches(name, FAMILY, n=3, cutoff=0.7)  # resnet is as like coatnet_7 as 0.53
+        guess = f"; did you mean {', '.join(near)}?" if near else " in the family"
         raise ConfigError(
-            f"there is no model {name!r}; did you mean {', '.join(near)}?",
-            "coatnet models lists them all; other networks are called timm/NAME, or vit_pytorch/deepvit",
+            f"there is no model {name!r}{guess}",
+            "coatnet models lists the family; other networks are called timm/NAME, as timm/resnet50, or "
+            "vit_pytorch/deepvit",
         )
     return FAMILY[name]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt, ValidationError
 
-from coatnet.errors import CoatnetError, ConfigError, MissingPartError
+from coatnet.errors import CoatnetError, ConfigError, MissingPartError, install_hint
 from coatnet.frozen import Frozen, explain
 from coatnet.model.config import SMALLEST_IMAGE
 
@@ -160,7 +160,7 @@ def _build_deepvit(config: GuestConfig) -> nn.Module:
         from vit_pytorch.deepvit import DeepViT
     except ImportError:
         raise MissingPartError(
-            f"{config.guest} needs vit-pytorch, which is not installed", 'pip install "coatnet[study]"'
+            f"{config.guest} needs vit-pytorch, which is not installed", install_hint("study")
         ) from None
     if config.stochastic_depth:
         raise _no_stochastic_depth(config)

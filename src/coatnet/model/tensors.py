@@ -144,11 +144,24 @@ def _problem(found: object) -> str:
     for name, value in found.items():
         if not isinstance(name, str):
             return f"the key {name!r} is not a name"
-        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_meta:
-            return f"{name} is not a plain tensor but {type(value).__name__}"
+        kind = _oddity(value)
+        if kind:
+            return f"{name} is not a plain tensor but {kind}"
         if math.prod(value.shape) * value.element_size() > value.untyped_storage().nbytes():
             return f"{name} claims the shape {tuple(value.shape)}, more than its bytes"
     return ""
+
+
+def _oddity(value: object) -> str:
+    """What a value is that is no plain tensor; the order matters, for a nested one has no shape to ask for."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if value.is_nested:
+        return "a nested one"
+    if value.layout != torch.strided:
+        return f"one of layout {value.layout}"
+    kinds = {"quantized": value.is_quantized, "meta": value.is_meta, "complex": value.is_complex()}
+    return next((f"a {kind} one" for kind, found in kinds.items() if found), "")
 
 
 def _reason(error: Exception) -> str:

@@ -98,4 +98,4 @@ def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
     )
     html = environment.get_template("page.html").render(title=title, sections=sections)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
+    path.write_text(html, encoding="utf-8", errors="backslashreplace")  # a file name may hold bytes that are no text

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from coatnet.errors import ConfigError, MissingPartError
+from coatnet.errors import ConfigError, MissingPartError, install_hint
 from coatnet.ranks import local_rank, world_size
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "bfloat16"]
 Runtime = Literal["auto", "torch", "compiled", "onnx", "openvino"]
 """What computes: torch as it is, torch compiled by inductor, ONNX Runtime, OpenVINO; or the fastest of this machine."""
-EXTRA = 'pip install "coatnet[export]"'
+EXTRA = install_hint("export")
 """What brings the runtimes that are not torch."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from coatnet.frozen import Frozen, explain
 from coatnet.study.config import StudyConfig
 from coatnet.study.networks import Study, settle
 from coatnet.study.plan import PlannedRun
+from coatnet.training.claim import held
 from coatnet.training.folder import RunFolder, is_taken
 
 GROWING = frozenset({"experiments", "seeds", "contenders", "target"})
@@ -50,14 +52,18 @@ class StudyFolder:
         self.report = path / "report"
 
     def claim(self, config: StudyConfig) -> Study:
-        """Make the folder this study's, or see that it is; one that grew is settled anew.
+        """Make the folder this study's, or see that it is; one that grew is settled anew. Processes do it one by one.
 
         Raises:
             ConfigError: the folder holds something else, or a study of other settings.
         """
+        if not self.study.is_file() and is_taken(self.path):
+            raise ConfigError(f"{self.path} is not empty, and holds no study", "choose another --out")
+        with held(self.path, wait=True):
+            return self._claim(config)
+
+    def _claim(self, config: StudyConfig) -> Study:
         if not self.study.is_file():
-            if is_taken(self.path):
-                raise ConfigError(f"{self.path} is not empty, and holds no study", "choose another --out")
             return self._write(settle(config))
         stored = self.read()
         if stored.config == config:
@@ -91,7 +97,6 @@ class StudyFolder:
             ) from None
 
     def _write(self, study: Study) -> Study:
-        self.path.mkdir(parents=True, exist_ok=True)
         _replace(self.study, study.model_dump_json(indent=1))
         return study
 
@@ -127,9 +132,16 @@ class StudyFolder:
 
     def read_pace(self) -> dict[str, ArmPace]:
         """What was measured when the study was planned, by network; of some or all of them."""
-        if not self.pace.is_file():
+        try:
+            return {name: ArmPace(**values) for name, values in json.loads(self.pace.read_bytes()).items()}
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ):  # none, or damaged: measured anew
             return {}
-        return {name: ArmPace(**values) for name, values in json.loads(self.pace.read_text()).items()}
 
     def write_pace(self, pace: Mapping[str, ArmPace]) -> None:
         """Keep what was measured."""
@@ -138,6 +150,6 @@ class StudyFolder:
 
 def _replace(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(text)
+    fresh = path.with_suffix(f".{os.getpid()}.tmp")  # several processes may do it at once
+    fresh.write_text(text, encoding="utf-8")
     fresh.replace(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +95,7 @@ def read_results(folder: StudyFolder, study: Study) -> tuple[Result, ...]:
 def _read(folder: StudyFolder, study: Study, run: PlannedRun) -> Result:
     place = folder.run(run.name)
     config, lines = place.read_config(), read_metrics(place.metrics)
-    final = json.loads(place.evaluation.read_text())
+    final = place.read_evaluation()
     batch = config.run.batch_size
     steps = [line for line in lines if "evaluation" not in line]
     ends = [0, *(line["step"] for line in steps)]

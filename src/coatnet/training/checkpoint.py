@@ -109,17 +109,30 @@ def load_newest(state: TrainingState, folder: Path) -> list[str]:
         One line for each damaged checkpoint that was passed over.
 
     Raises:
-        ModelFileError: there are checkpoints, and all are damaged.
+        ModelFileError: there are checkpoints, and all are damaged; or the newest whole one is of another network.
     """
     damaged: list[str] = []
     for candidate in _newest_first(folder):
         if _is_whole(candidate):
-            _read(state, candidate)
+            try:
+                _read(state, candidate)
+            except (RuntimeError, KeyError, ValueError, IndexError, TypeError) as error:
+                first = str(error).strip().splitlines()[0]
+                raise ModelFileError(
+                    f"{candidate} is whole and does not fit the run: {first}",
+                    "config.json of the run may have been changed: restore it",
+                ) from None
             return damaged
         damaged.append(f"{candidate} is damaged and was passed over")
     if damaged:
         raise ModelFileError(f"every checkpoint in {folder} is damaged", "start the run again with --overwrite")
     return []
+
+
+def room_in_newest(folder: Path) -> int | None:
+    """How many parameters the newest checkpoint's file of weights has room for; None where there is no checkpoint."""
+    files = (candidate / "model.safetensors" for candidate in _newest_first(folder))
+    return next((path.stat().st_size // 4 for path in files if path.is_file()), None)  # float32
 
 
 def _newest_first(folder: Path) -> Iterator[Path]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coatnet.errors import ConfigError, ModelFileError
+from coatnet.errors import ConfigError
 from coatnet.pages.page import Picture, Section, Table, write_page
 from coatnet.pages.plots import Series, curves
 from coatnet.training.config import TrainConfig
@@ -86,10 +85,7 @@ def _summary(folder: Path) -> RunSummary:
     accuracies = [line["top1"] for line in lines if line.get("evaluation") == "val"]
     final: dict[str, Any] = {}
     if run.evaluation.is_file():
-        try:
-            final = json.loads(run.evaluation.read_text())
-        except ValueError:
-            raise ModelFileError(f"{run.evaluation} is not JSON", f"coatnet resume {folder} writes it anew") from None
+        final = run.read_evaluation()
     return RunSummary(
         name=str(folder),
         config=config,

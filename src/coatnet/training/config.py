@@ -13,6 +13,7 @@ from coatnet.data.sources import DataConfig
 from coatnet.frozen import Frozen
 from coatnet.model.family import ModelConfig
 from coatnet.model.guests import GuestConfig
+from coatnet.training.choices import retell
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -126,7 +127,7 @@ class RunConfig(Frozen):
     the same with a lower loss. The classifier is then that of the best evaluation. Default: all steps are done, and the
     classifier is that of the last. Raw and averaged weights are compared at each evaluation."""
     tensorboard: bool = False
-    """Write TensorBoard files to the run's folder tensorboard too (needs coatnet[tensorboard])."""
+    """Write TensorBoard files to the run's folder tensorboard too (needs the extra tensorboard)."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -198,7 +199,8 @@ class TrainConfig(Frozen):
 
 
 def lay_over(config: TrainConfig, **flags: dict[str, Any]) -> TrainConfig:
-    """A config with the values that a user gave laid over what a recipe returned, validated anew.
+    """A config with the values that a user gave laid over what a recipe returned, validated anew; what the recipe said
+    of its choices follows.
 
     Args:
         config: the recipe's.
@@ -208,7 +210,8 @@ def lay_over(config: TrainConfig, **flags: dict[str, Any]) -> TrainConfig:
     for part, values in flags.items():
         unset = {"steps": None, "epochs": None, "time": None} if _LENGTHS & values.keys() else {}
         changed[part] = getattr(config, part).replace(**{**unset, **values})
-    return config.replace(**changed)
+    result = config.replace(**changed)
+    return result.replace(choices=retell(config, result))
 
 
 _LENGTHS = frozenset({"steps", "epochs", "time"})

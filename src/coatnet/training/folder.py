@@ -5,16 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from coatnet.data.sources import DataConfig, Splits, open_data
+from coatnet.data.sources import Splits, open_data
 from coatnet.data.splitting import stored_split
-from coatnet.errors import ConfigError, ModelFileError
+from coatnet.errors import ConfigError, DataError, ModelFileError
 from coatnet.frozen import explain
+from coatnet.training.changes import DataRecord, changes
+from coatnet.training.claim import HOLDER, LOCK, check_unheld, held, is_empty
 from coatnet.training.config import TrainConfig
 from coatnet.training.disk import room_for
 
@@ -37,6 +41,7 @@ class RunFolder:
         self.path = path
         self.config = path / "config.json"
         self.split = path / "split.json"
+        self.data = path / "data.json"
         self.environment = path / "environment.json"
         self.initial = path / "initial.safetensors"
         self.metrics = path / "metrics.jsonl"
@@ -64,8 +69,14 @@ class RunFolder:
         for entry in self.path.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
-            elif entry.name != STARTING:
+            elif entry.name not in (STARTING, LOCK, HOLDER):
                 entry.unlink()
+
+    def forget(self) -> None:
+        """Remove a run of which no step was saved: nothing is lost, and the same command may be given again."""
+        if not self.checkpoints.exists():
+            self.make_empty()
+            (self.path / STARTING).unlink()
 
     def exists(self) -> bool:
         """Whether a run was started here."""
@@ -80,22 +91,26 @@ class RunFolder:
             ResourceError: the disk is full.
         """
         with room_for(f"a new run in {self.path}", self.path):
-            self._write_start(config, splits, environment, initial)
+            if initial is not None:
+                from coatnet.model.tensors import save_tensors
+
+                save_tensors(initial, self.initial)
+            if splits.chosen:
+                self.split.write_text(splits.chosen.model_dump_json(indent=1), encoding="utf-8")
+            self.data.write_text(DataRecord.of(splits).model_dump_json(indent=1), encoding="utf-8")
+            self.write_environment(environment)
+            self.write_config(config)
         (self.path / STARTING).unlink()
 
-    def _write_start(
-        self, config: TrainConfig, splits: Splits, environment: dict[str, Any], initial: Mapping[str, Tensor] | None
-    ) -> None:
-        if initial is not None:
-            from coatnet.model.tensors import save_tensors
-
-            save_tensors(initial, self.initial)
-        if splits.chosen:
-            self.split.write_text(splits.chosen.model_dump_json(indent=1))
-        self.environment.write_text(json.dumps(environment, indent=1))
+    def write_config(self, config: TrainConfig) -> None:
+        """Store the config, whole or not at all."""
         fresh = self.config.with_suffix(".tmp")
-        fresh.write_text(config.model_dump_json(indent=1))
+        fresh.write_text(config.model_dump_json(indent=1), encoding="utf-8")
         fresh.replace(self.config)
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        """Store versions, device and command."""
+        self.environment.write_text(json.dumps(environment, indent=1), encoding="utf-8")
 
     def read_config(self) -> TrainConfig:
         """The config of the run.
@@ -112,19 +127,58 @@ class RunFolder:
         except ValidationError as error:
             raise ModelFileError(f"{self.config}: {explain(error)}", "restore the file, or train again") from None
 
-    def open_data(self, config: DataConfig) -> Splits:
-        """The data, split as this run split it before, if it did."""
-        return open_data(config, stored_split(self.path))
+    def open_data(self, config: TrainConfig) -> Splits:
+        """The data, split as this run split it before, if it did. Its notes say what changed since the run began.
+
+        Raises:
+            DataError: the data is gone, has other classes, or lacks images of the run's own split.
+        """
+        try:
+            splits = open_data(config.data, stored_split(self.path), config.class_names)
+        except DataError as error:
+            moved = f"if the data moved: coatnet resume {self.path} --data DATA"
+            raise DataError(error.message, f"{error.hint.rstrip('. ')}; {moved}" if error.hint else moved) from None
+        return replace(splits, notes=(*splits.notes, *changes(self.data, splits)))
+
+    def mend(self, config: TrainConfig, environment: Mapping[str, Any]) -> tuple[str, ...]:
+        """Before a run goes on: store its config if its data moved, and the environment anew if that was damaged.
+
+        Returns:
+            What to say of it.
+        """
+        if config != self.read_config():
+            self.write_config(config)
+        if self.read_environment():
+            return ()
+        self.write_environment(environment)
+        return (f"{self.environment} was damaged: it is written anew, for this machine and without the command",)
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """The final scores: `top1`, a fraction, `split`, and more.
+
+        Raises:
+            ModelFileError: the file is missing or damaged.
+        """
+        try:
+            found = json.loads(self.evaluation.read_bytes())
+            if isinstance(found["top1"], int | float) and isinstance(found["split"], str):
+                return dict(found)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            pass
+        raise ModelFileError(f"{self.evaluation} is missing or damaged", f"coatnet resume {self.path} writes it anew")
 
     def read_environment(self) -> dict[str, Any]:
-        """What `write_start` stored."""
-        environment: dict[str, Any] = json.loads(self.environment.read_text())
-        return environment
+        """What `write_start` stored; nothing if the file is damaged, for no step depends on it."""
+        try:
+            environment = json.loads(self.environment.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return environment if isinstance(environment, dict) else {}
 
 
 def is_taken(folder: Path) -> bool:
     """Whether something is there, other than what a start that was killed left."""
-    return folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / STARTING).exists())
+    return folder.is_file() or (folder.is_dir() and not is_empty(folder) and not (folder / STARTING).exists())
 
 
 def default_name(data: str) -> str:
@@ -134,6 +188,48 @@ def default_name(data: str) -> str:
 
 def default_folder(data: str) -> Path:
     """A new folder below runs/, named after the data."""
+    return next(folder for folder in _default_folders(data) if not is_taken(folder))
+
+
+@contextmanager
+def claimed(folder: Path | None, data: str, overwrite: bool) -> Iterator[RunFolder]:
+    """Hold the folder of a new run, before anything is read for it; nothing in it is changed.
+
+    Args:
+        folder: None for the first below runs/ that is free, named after the data.
+        data: path of the data.
+        overwrite: a run that ended may be there, to be replaced.
+
+    Raises:
+        ConfigError: the folder is not free.
+    """
+    with ExitStack() as stack:
+        if folder is None:
+            folder = next(one for one in _default_folders(data) if _is_held_if_free(one, stack))
+        else:
+            check_unheld(folder)
+            RunFolder(folder).check_free(overwrite)  # before it is held: nothing is written into what is not ours
+            stack.enter_context(held(folder))
+        RunFolder(folder).check_free(overwrite)
+        yield RunFolder(folder)
+
+
+def _is_held_if_free(folder: Path, stack: ExitStack) -> bool:
+    """Hold a folder until the stack is left, if it is free."""
+    if is_taken(folder):
+        return False
+    with ExitStack() as own:
+        try:
+            own.enter_context(held(folder))
+        except ConfigError:  # another process was quicker
+            return False
+        if is_taken(folder):
+            return False
+        stack.push(own.pop_all())
+    return True
+
+
+def _default_folders(data: str) -> Iterator[Path]:
     base = Path("runs") / default_name(data)
-    names = itertools.chain([base], (base.with_name(f"{base.name}-{count}") for count in itertools.count(2)))
-    return next(folder for folder in names if not is_taken(folder))
+    yield base
+    yield from (base.with_name(f"{base.name}-{count}") for count in itertools.count(2))

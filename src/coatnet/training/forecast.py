@@ -68,7 +68,7 @@ def forecast(config: TrainConfig, splits: Splits | None = None) -> Forecast:
         try:
             with stop.interruptible():
                 started = time.perf_counter()
-                splits = splits or open_data(config.data)
+                splits = splits or open_data(config.data, None, config.class_names)
                 settled, stream, pace = prepare(config, device, splits)
                 preparation = time.perf_counter() - started
                 pace = pace or measure(settled, device, stream, splits)

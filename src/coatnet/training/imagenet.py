@@ -171,8 +171,10 @@ def _pretraining(  # noqa: PLR0913 (parts of one table)
     choices = (
         f"data: {len(splits.train)} images to train on, {len(splits.val)} to validate; {len(class_names)} classes",
         *splits.notes,
-        f"model: {name}, stochastic depth {depth:g}",
-        f"batch: {batch_size or batch} images, learning rate {rates['learning_rate']:g}",
+        f"model: {name}",
+        f"stochastic depth: {depth:g}",
+        f"batch: {batch_size or batch} images",
+        f"learning rate: {rates['learning_rate']:g}, in proportion to the batch",
         f"length: {epochs} epochs unless another is asked for",
     )
     return TrainConfig(

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from coatnet.errors import MissingPartError
+from coatnet.errors import MissingPartError, install_hint
+from coatnet.terminal import Terminal
 from coatnet.training.checkpoint import TrainingState
 from coatnet.training.disk import room_for
 
@@ -22,6 +23,12 @@ TRAIN_SAMPLE = "train_sample"
 """What metrics.jsonl calls an evaluation on training images."""
 PLAIN_INTERVAL = 10.0
 """Seconds between lines where there is no terminal: often enough to see life, seldom enough for a log file."""
+
+
+WORTH_SAYING = 0.1
+"""Share of the time spent waiting for data from which a line says so: what more processes could win."""
+WIDE = 110
+"""Columns of a terminal from which a bar has room beside the longest line, which has 79 with the time that is left."""
 
 
 class Meter:
@@ -61,22 +68,27 @@ class RunLog:
         num_steps: length of the run.
         done: what the run comes from; lines of later steps and evaluations are cut, they will be made again.
         tensorboard: write TensorBoard files too.
+        epoch: steps of a pass over the training images, to count them; None to count steps only.
 
     Raises:
         MissingPartError: TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, folder: Path, num_steps: int, done: TrainingState, tensorboard: bool) -> None:
+    def __init__(
+        self, folder: Path, num_steps: int, done: TrainingState, *, tensorboard: bool, epoch: float | None = None
+    ) -> None:
         self.path = folder / "metrics.jsonl"
-        self.num_steps = num_steps
-        step = done.step
+        self.num_steps, self.epoch = num_steps, epoch
+        step, self._damaged = done.step, 0
         self._cut_after(step, done.evaluated)
         self._writer = _tensorboard_writer(folder / "tensorboard", step) if tensorboard else None
-        self._console = Console(stderr=True)
+        self._console = Terminal(stderr=True)
         self._progress: Progress | None = None
         if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:3.0f}%"))
-            self._progress = Progress(*columns, TimeRemainingColumn(), console=self._console, transient=True)
+            bar = (BarColumn(bar_width=24),) if self._console.width >= WIDE else ()
+            left = (TextColumn("left"), TimeRemainingColumn(compact=True))
+            told = TextColumn("{task.description}", markup=False)
+            self._progress = Progress(told, *bar, *left, console=self._console, transient=True)
             self._task = self._progress.add_task("starting", total=num_steps, completed=step)
         self._first_step = step
         self._started = self._said = time.monotonic()
@@ -85,6 +97,8 @@ class RunLog:
         self._file = self.path.open("a", encoding="utf-8")
         if self._progress:
             self._progress.start()
+        if self._damaged:
+            self.say(f"{self.path}: {self._damaged} damaged line{'s are' if self._damaged > 1 else ' is'} left out")
         return self
 
     def __exit__(
@@ -109,27 +123,33 @@ class RunLog:
                 if isinstance(value, float):
                     self._writer.add_scalar(f"{split}/{name}", value, line["step"])
 
-    def show(self, line: Mapping[str, Any], best: float) -> None:
-        """Say where the run stands: in the bar, or as a line now and then where there is no terminal.
+    def show(self, line: Mapping[str, Any], best: float | None) -> None:
+        """Say where the run stands: beside the time that is left, or as a line now and then where there is no terminal.
 
         Args:
             line: as in metrics.jsonl, of training steps.
-            best: best validation accuracy so far, a fraction.
+            best: best validation accuracy so far, a fraction; None before the first evaluation.
         """
         step = line["step"]
-        text = (
-            f"loss {line['loss']:.3f}  rate {line['learning_rate']:.1e}  {line['images_per_second']:,.0f} images/s  "
-            f"waiting for data {line['wait']:.0%}  best {best:.1%}"
-        )
+        reached = "" if best is None else f"  best {best:.1%}"
+        text = f"loss {line['loss']:.3f}{reached}  {line['images_per_second']:,.0f} img/s"
+        where = f"{self._epoch(step)}step {step}/{self.num_steps}"
         if self._progress:
-            self._progress.update(self._task, completed=step, description=text)
+            self._progress.update(self._task, completed=step, description=f"{where}  {text}")
         elif time.monotonic() - self._said >= PLAIN_INTERVAL or step == self.num_steps:
             self._said = time.monotonic()
-            self.say(f"step {step}/{self.num_steps}  {text}  left {self._left(step)}")
+            waiting = f"  waiting for data {line['wait']:.0%}" if line["wait"] >= WORTH_SAYING else ""
+            self.say(f"{where}  {text}{waiting}  left {self._left(step)}")
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print_wrapped(text)
+
+    def _epoch(self, step: int) -> str:
+        """The pass over the images that a step is in, of so many."""
+        if self.epoch is None:
+            return ""
+        return f"epoch {math.ceil(step / self.epoch)}/{math.ceil(self.num_steps / self.epoch)}  "
 
     def _left(self, step: int) -> str:
         done = step - self._first_step
@@ -142,7 +162,7 @@ class RunLog:
         """Drop lines of steps that will be done again, and a line that a crash left half written."""
         if not self.path.exists():
             return
-        lines = read_metrics(self.path)
+        lines, self._damaged = split_metrics(self.path)
         kept = [line for line in lines if line["step"] <= (evaluated if "evaluation" in line else step)]
         fresh = self.path.with_suffix(".tmp")
         fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -160,7 +180,7 @@ class SilentLog:
     def write(self, line: Mapping[str, Any]) -> None:
         """Nothing: the main process writes it."""
 
-    def show(self, line: Mapping[str, Any], best: float) -> None:
+    def show(self, line: Mapping[str, Any], best: float | None) -> None:
         """Nothing: the main process shows it."""
 
     def say(self, text: str) -> None:
@@ -168,9 +188,31 @@ class SilentLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The whole lines of a metrics.jsonl; none where there is no file yet."""
+    return split_metrics(path)[0]
+
+
+def split_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines of a metrics.jsonl, and how many others there are: damaged, not only half written at the end."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    found = [line for line in map(_parse_line, lines) if line is not None]
+    return found, len(lines) - len(found)
+
+
+def _parse_line(text: bytes) -> dict[str, Any] | None:
+    """A line of metrics, None for what none of ours says: bytes on a disk change."""
+    try:
+        line = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or type(line.get("step")) is not int or line["step"] < 0:
+        return None
+    numbers = ["loss"]
+    if "evaluation" in line:
+        numbers.append("top1")
+    numbers += [name for name in ("images_per_second", "learning_rate", "wait") if name in line]
+    is_whole = all(type(line.get(name)) in (int, float) for name in numbers)
+    return line if is_whole and isinstance(line.get("evaluation", ""), str) else None
 
 
 def check_tensorboard() -> None:
@@ -183,7 +225,7 @@ def check_tensorboard() -> None:
         importlib.import_module("torch.utils.tensorboard")
     except ImportError:
         raise MissingPartError(
-            "tensorboard is asked for and not installed", 'pip install "coatnet[tensorboard]", or leave the flag out'
+            "tensorboard is asked for and not installed", f"{install_hint('tensorboard')}; or leave the flag out"
         ) from None
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,22 @@ import torch
 
 from coatnet.data.loader import Batch, TrainingStream
 from coatnet.data.samples import printable
-from coatnet.data.sources import Source, Splits, open_data
-from coatnet.errors import Stopped
+from coatnet.data.sources import Source, Splits, open_data, same_classes, stored_path
+from coatnet.errors import DataError, ModelFileError, Stopped
 from coatnet.evaluation.metrics import Evaluation
+from coatnet.model.config import CoAtNetConfig
+from coatnet.model.size import model_size
 from coatnet.ranks import any_rank, from_main, gathered, is_joined, is_main, joined, wait_for_all
-from coatnet.training.checkpoint import load_newest, save_checkpoint
+from coatnet.training.changes import check_same_everywhere
+from coatnet.training.checkpoint import load_newest, room_in_newest, save_checkpoint
+from coatnet.training.claim import held
 from coatnet.training.config import TrainConfig
-from coatnet.training.folder import RunFolder, default_folder
+from coatnet.training.folder import RunFolder, claimed
 from coatnet.training.initial import initial_state
 from coatnet.training.length import is_due
 from coatnet.training.log import TRAIN_SAMPLE, Meter, RunLog, SilentLog
 from coatnet.training.machine import describe
+from coatnet.training.memory import check_state
 from coatnet.training.results import report, save_classifier, take_score
 from coatnet.training.signals import StopRequestedError, StopSignal
 from coatnet.training.start import prepare, ready_machine, stream_of
@@ -54,6 +60,8 @@ class _Work:
     stream: TrainingStream
     stop: StopSignal
     watch: Watch | None
+    notes: tuple[str, ...] = ()
+    """What to say before the first step."""
 
 
 def train(  # noqa: PLR0913 (options are keywords)
@@ -76,20 +84,26 @@ def train(  # noqa: PLR0913 (options are keywords)
         watch: told of each evaluation.
 
     Raises:
-        ConfigError: the folder is not empty, or the run needs several processes.
-        DataError: the data cannot be read, or too much of it.
+        ConfigError: the folder is not empty or in use by another process, or the run needs several processes.
+        DataError: the data cannot be read, or too much of it; or it has other classes than the config.
         MissingPartError: a device, TensorBoard or a compiler is asked for and not there.
         QualityError: training diverged.
         ResourceError: a step does not fit into memory; out of disk.
         Stopped: a signal came; what was done is saved.
     """
     device = ready_machine(config)
-    with joined(), StopSignal() as stop:
-        run_folder = RunFolder(from_main(default_folder(config.data.path) if folder is None else Path(folder)))
-        run_folder.check_free(overwrite)
+    place = None if folder is None else Path(folder)
+    with ExitStack() as stack:
+        stack.enter_context(joined())
+        stop = stack.enter_context(StopSignal())
+        if is_main():  # the processes of a run are one holder
+            place = stack.enter_context(claimed(place, config.data.path, overwrite)).path
+        place = from_main(place)
+        assert place is not None  # the main process has one
+        run_folder = RunFolder(place)
         try:
             with stop.interruptible():
-                splits = splits or open_data(config.data)
+                splits = _opened(config, splits)
                 initial = initial_state(config) if config.initial else None  # first: it proves where it comes from
                 config, stream, _ = prepare(config, device, splits)
         except StopRequestedError:
@@ -98,31 +112,74 @@ def train(  # noqa: PLR0913 (options are keywords)
             run_folder.make_empty()
             run_folder.write_start(config, splits, describe(device, command), initial)
         wait_for_all()
-        return _run(_Work(config, device, run_folder, splits, stream, stop, watch))
+        try:
+            return _run(_Work(config, device, run_folder, splits, stream, stop, watch))
+        except DataError:
+            if is_main():
+                run_folder.forget()
+            raise
 
 
-def resume(folder: Path | str, *, watch: Watch | None = None) -> Run:
+def resume(folder: Path | str, *, data: str | None = None, watch: Watch | None = None) -> Run:
     """Go on with a run that stopped: the same steps as if it had not, bit for bit on the same machine.
 
     Args:
         folder: the run folder.
+        data: where its data is now, if that moved; stored with the run.
         watch: told of each evaluation.
 
     Raises:
         ModelFileError: no run is there, or all its checkpoints are damaged.
+        ConfigError: another process is at it.
+        DataError: the data has other classes than when the run began, or lacks images of the run's own split.
         CoatnetError: as `train`, for the rest.
     """
     run_folder = RunFolder(Path(folder))
     config = run_folder.read_config()
+    if data is not None:
+        config = config.replace(data=config.data.replace(path=stored_path(data)))
     device = ready_machine(config)
-    with joined(), StopSignal() as stop:
+    with ExitStack() as stack:
+        stack.enter_context(joined())
+        stop = stack.enter_context(StopSignal())
+        if is_main():
+            stack.enter_context(held(run_folder.path))
         try:
             with stop.interruptible():
-                splits = run_folder.open_data(config.data)
+                _check_network(config, device, run_folder)
+                splits = run_folder.open_data(config)
+                check_same_everywhere(splits)
                 stream = stream_of(config, splits)
         except StopRequestedError:
             raise Stopped("stopped before the first step", f"coatnet resume {folder}") from None
-        return _run(_Work(config, device, run_folder, splits, stream, stop, watch))
+        notes = splits.notes
+        if is_main():
+            notes += run_folder.mend(config, describe(device, ""))
+        return _run(_Work(config, device, run_folder, splits, stream, stop, watch, notes))
+
+
+def _check_network(config: TrainConfig, device: torch.device, folder: RunFolder) -> None:
+    """See that a stored config describes the network that was trained, before anything of its size is reserved."""
+    room = room_in_newest(folder.checkpoints)
+    if room is None or not isinstance(config.model, CoAtNetConfig):
+        check_state(config, device)
+    elif model_size(config.model).parameters > room:
+        raise ModelFileError(
+            f"{folder.config} describes a network of more parameters than its checkpoints hold, {room}",
+            "the file was changed: restore it",
+        )
+
+
+def _opened(config: TrainConfig, splits: Splits | None) -> Splits:
+    """The data of a new run, with the labels of its config, and the same for each process."""
+    if splits is None:
+        splits = open_data(config.data, None, config.class_names)
+    else:
+        train, val = (same_classes(one, config.class_names) for one in (splits.train, splits.val))
+        test = None if splits.test is None else same_classes(splits.test, config.class_names)
+        splits = replace(splits, train=train, val=val, test=test)
+    check_same_everywhere(splits)
+    return splits
 
 
 def _run(work: _Work) -> Run:
@@ -133,8 +190,12 @@ def _run(work: _Work) -> Run:
     assert run.steps is not None
     damaged = load_newest(state, folder.checkpoints)
     wait_for_all()  # before the main process writes another checkpoint
-    with RunLog(folder.path, run.steps, state, run.tensorboard) if is_main() else SilentLog() as log:
-        for line in (*damaged, *_passed_over(work.stream.unreadable)):
+    epoch = len(work.stream) / run.batch_size
+    shown = (
+        RunLog(folder.path, run.steps, state, tensorboard=run.tensorboard, epoch=epoch) if is_main() else SilentLog()
+    )
+    with shown as log:
+        for line in (*work.notes, *damaged, *_passed_over(work.stream.unreadable)):
             log.say(line)
         try:
             _steps(work, trainer, log)
@@ -236,7 +297,7 @@ def _log(trainer: Trainer, meter: Meter, log: RunLog | SilentLog) -> None:
     line = {"step": state.step, "loss": loss, "learning_rate": rate, **meter.read()}
     state.losses.clear()
     log.write(line)
-    log.show(line, state.best)
+    log.show(line, state.best if state.evaluated else None)
 
 
 def _evaluate(work: _Work, trainer: Trainer, log: RunLog | SilentLog) -> None:

@@ -117,13 +117,7 @@ def fit(config: TrainConfig, device: torch.device, free: int | None = None) -> T
     free = available(device) if free is None else free
     if isinstance(config.model, CoAtNetConfig):  # counted before a network of that size is built
         config = _share_out(config, model_size(config.model).parameters, free)
-        weights = _state_bytes(model_size(config.model).parameters, config.run.shard)
-        if weights > free:
-            raise ResourceError(
-                f"weights, gradients and moments need {gigabytes(weights)} of memory, "
-                f"and a step may take {gigabytes(free)} of what is free on {device.type}",
-                "take a smaller --model, or a machine with more memory",
-            )
+        check_state(config, device, free)
     need = step_memory(config, device)
     batch, asked = config.run.batch_size, config.run.accumulate
     processes = world_size()
@@ -143,6 +137,29 @@ def fit(config: TrainConfig, device: torch.device, free: int | None = None) -> T
         f"and it may take {gigabytes(free)} of what is free on {device.type}",
         _hint(need, free, fitting),
     )
+
+
+def check_state(config: TrainConfig, device: torch.device, free: int | None = None) -> None:
+    """See that what a step needs whatever its batch is fits, by the numbers of the config alone.
+
+    Args:
+        config: of the run.
+        device: of the run.
+        free: bytes that steps may take; default: `available`.
+
+    Raises:
+        ResourceError: it does not fit.
+    """
+    free = available(device) if free is None else free
+    if not isinstance(config.model, CoAtNetConfig):
+        return
+    weights = _state_bytes(model_size(config.model).parameters, config.run.shard)
+    if weights > free:
+        raise ResourceError(
+            f"weights, gradients and moments need {gigabytes(weights)} of memory, "
+            f"and a step may take {gigabytes(free)} of what is free on {device.type}",
+            "take a smaller --model, or a machine with more memory",
+        )
 
 
 def _state_bytes(parameters: int, shard: str) -> int:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coatnet.data.randomness import position_seed
-from coatnet.errors import ConfigError, MissingPartError, QualityError, Stopped
+from coatnet.errors import ConfigError, MissingPartError, QualityError, Stopped, install_hint
 from coatnet.ranks import world_size
+from coatnet.training.claim import held
 from coatnet.training.config import TrainConfig, lay_over
 from coatnet.training.folder import RunFolder, is_taken
 from coatnet.training.last_round import Contender, last_round
@@ -34,6 +35,8 @@ UNPRUNED = 4
 UNJUDGED = 0.5
 """Share of a trial before the median of others at the same share may end it: until half of the schedule what learns
 fast is ahead, and regularisation pays later (benchmarks/tune.md)."""
+CONFIG = "tune.json"
+"""File of a search's folder with what the recipe chose; it makes the folder a search."""
 LOCK_SECONDS = 5
 """How long the lock of a process that was killed is respected; one process holds it for an instant."""
 _SEEDS = 2**31  # seeds that NumPy's old generator takes are below 2**32
@@ -89,9 +92,7 @@ def check_optuna() -> None:
     try:
         importlib.import_module("optuna")
     except ImportError:
-        raise MissingPartError(
-            "coatnet tune needs optuna, which is not installed", 'pip install "coatnet[tune]"'
-        ) from None
+        raise MissingPartError("coatnet tune needs optuna, which is not installed", install_hint("tune")) from None
 
 
 def tune(
@@ -107,7 +108,8 @@ def tune(
         seconds: no trial is begun after them.
 
     Raises:
-        ConfigError: the folder holds something else or the search of another config, or these are several processes.
+        ConfigError: the folder holds something else or the search of another config, another process searches there,
+            or these are several processes.
         MissingPartError: Optuna is not installed.
         QualityError: every trial diverged.
         Stopped: a signal came; what was done is kept.
@@ -118,11 +120,13 @@ def tune(
         raise ConfigError("a trial's length is given in epochs or steps, not in time", "give --epochs")
     check_optuna()
     config = lay_over(config, run={"keep_checkpoints": 1})
-    _claim(folder, config)
-    told = _search(config, folder, trials, seconds)
-    if all(trial.pruned for trial in told):
-        raise QualityError("every trial diverged", "lower --learning-rate of the recipe, or look at the data")
-    contenders = last_round(config, folder, _finalists(told))
+    _check_free(folder)
+    with held(folder):
+        _claim(folder, config)
+        told = _search(config, folder, trials, seconds)
+        if all(trial.pruned for trial in told):
+            raise QualityError("every trial diverged", "lower --learning-rate of the recipe, or look at the data")
+        contenders = last_round(config, folder, _finalists(told))
     best = _winner(contenders)
     changes = setting_changes(config, next(one.settings for one in told if one.number == best)) if best else {}
     return Tuning(folder, tuple(told), contenders, _command(words, changes))
@@ -173,19 +177,24 @@ def _winner(contenders: tuple[Contender, ...]) -> int:
     return max(won, key=lambda one: one.mean).number if won else 0
 
 
+def _check_free(folder: Path) -> None:
+    """See that a search is there, or nothing."""
+    if is_taken(folder) and not (folder / CONFIG).is_file():
+        raise ConfigError(f"--out {folder} is not empty", "choose another folder")
+
+
 def _claim(folder: Path, config: TrainConfig) -> None:
     """Make the folder this search's, or see that it is."""
-    stored = folder / "tune.json"
+    stored = folder / CONFIG
     if stored.is_file():
-        if stored.read_text() != config.model_dump_json(indent=1):
+        if stored.read_text(encoding="utf-8", errors="replace") != config.model_dump_json(indent=1):
             raise ConfigError(
                 f"{folder} holds a search with other settings", "repeat the command, or choose another --out"
             )
         return
-    if is_taken(folder):
-        raise ConfigError(f"--out {folder} is not empty", "choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    stored.write_text(config.model_dump_json(indent=1))
+    fresh = stored.with_suffix(".tmp")
+    fresh.write_text(config.model_dump_json(indent=1), encoding="utf-8")
+    fresh.replace(stored)
 
 
 def _do(study: optuna.Study, trial: optuna.trial.Trial, config: TrainConfig, folder: Path) -> None:
