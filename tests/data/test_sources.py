@@ -408,7 +408,7 @@ def test_csv_errors(tmp_path):
     )
     missing = [["path", "label"], ["x/1.png", "a"], ["x/2.png", "b"]]
     assert "None of the first 2 files" in failure(write_csv(path, missing)).message
-    split = [["path", "label", "split"], *[[*row, "dev"] for row in rows]]
-    assert "split 'dev' is not train, val or test" in failure(write_csv(path, split)).message
+    split = [["path", "label", "split"], *[[*row, "later"] for row in rows]]
+    assert "split 'later' is not train, val or test" in failure(write_csv(path, split)).message
     path.write_bytes(b"path,label\n\xff\xfe.png,a\n")
     assert "cannot be read as CSV" in failure(path).message

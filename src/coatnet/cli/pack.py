@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from coatnet.cli.data_tables import show_packed
 from coatnet.cli.printing import show_json
+from coatnet.data.outside import outside
 from coatnet.data.packing import PackConfig
 from coatnet.data.packing import pack as write_shards
 from coatnet.data.sources import DataConfig
@@ -36,7 +37,7 @@ def pack(  # noqa: PLR0913 (flags)
         json: print one object instead of lines.
     """
     config = DataConfig(path=data, image_column=image_column, label_column=label_column)
-    packed = write_shards(config, folder.expanduser(), pack_flags or PackConfig())
+    packed = write_shards(config, outside(folder.expanduser(), data, "FOLDER"), pack_flags or PackConfig())
     told = {**packed._asdict(), "folder": str(packed.folder)}
     show_json(told) if json else show_packed(packed)
     if packed.unreadable:

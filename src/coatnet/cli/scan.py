@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from coatnet.cli.data_tables import show_scan
-from coatnet.cli.printing import show_json, show_path
+from coatnet.cli.printing import print_lines, show_json, show_path
+from coatnet.data.outside import is_inside, outside
 from coatnet.data.samples import printable
 from coatnet.data.scan import Scan
 from coatnet.data.scan import scan as look
@@ -50,6 +51,8 @@ def scan(  # noqa: PLR0913 (flags)
     show_json(result.as_dict()) if json else show_scan(result)
     if page is not None and not json:
         show_path("report", page)
+    elif not json:
+        print_lines("report  none: the current folder lies in the data; --report names a file elsewhere")
     if strict and result.problems:
         raise DataError(f"{printable(data)}: {' '.join(result.problems)}", "repair the data, or leave out --strict")
 
@@ -59,7 +62,8 @@ def _page(data: str, report: Path | None, overwrite: bool, json: bool) -> Path |
     if report is None:
         if overwrite:
             raise ConfigError("--overwrite needs --report, the file to replace")
-        return None if json else _default_page(data)
+        page = None if json else _default_page(data)
+        return None if page is None or is_inside(page, data) else page
     report = report.expanduser()
     blocked = next((path for path in report.absolute().parents if path.exists() and not path.is_dir()), None)
     if blocked or report.is_dir():
@@ -67,7 +71,7 @@ def _page(data: str, report: Path | None, overwrite: bool, json: bool) -> Path |
         raise ConfigError(f"--report {printable(str(report))}: {what}", "choose another file")
     if report.exists() and not overwrite:
         raise ConfigError(f"--report {printable(str(report))} exists", "choose another file, or add --overwrite")
-    return report
+    return outside(report, data, "--report")
 
 
 def _default_page(data: str) -> Path:

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coatnet.data.folders import SPLIT_NAMES, Found
+from coatnet.data.folders import Found
 from coatnet.data.samples import ArrowColumn, ArrowSource, Source, some
+from coatnet.data.split_names import split_of
 from coatnet.data.tables import encode_labels, label_values, without_unlabelled_test
 from coatnet.errors import DataError, MissingPartError
 
@@ -46,8 +47,12 @@ def read_hub_set(path: str, image_column: str, label_column: str) -> Found:
     splits = _load(name)
     first = next(iter(splits.values()))
     image, label = _column(path, first, image_column, "Image"), _column(path, first, label_column, "ClassLabel")
-    parts = {SPLIT_NAMES[split]: split for split in splits if split in SPLIT_NAMES}
-    notes = [f"Split '{split}' of {path} is not used." for split in splits if split not in SPLIT_NAMES]
+    parts: dict[str, str] = {}
+    for split in splits:
+        part = split_of(split)
+        if part and (part not in parts or split == part):
+            parts[part] = split
+    notes = [f"Split '{split}' of {path} is not used." for split in splits if split not in parts.values()]
     if not parts:
         raise DataError(f"{path} has the splits {some(list(splits))}, none called train, validation or test.")
     values = {part: label_values([splits[split].data.column(label)], Path(name)) for part, split in parts.items()}

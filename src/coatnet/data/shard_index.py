@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from coatnet.data.folders import SPLIT_NAMES
 from coatnet.data.listing import IMAGE_SUFFIXES
 from coatnet.data.samples import printable
+from coatnet.data.split_names import SPLIT_NAMES, split_of
 from coatnet.data.storage import Storage, StoredFile
 from coatnet.data.tables import encode_labels
 from coatnet.data.tar_members import Member, ShardReader, members
@@ -149,7 +149,9 @@ def find_index(storage: Storage, files: dict[str, StoredFile], shards: Sequence[
 def part_of(shard: str) -> str:
     """The split of a tar file by its folder or by a word of its name, as imagenet-val-000.tar; "all" if it has none."""
     folder, _, name = shard.rpartition("/")
-    words = [folder.lower()] if folder else name.lower().removesuffix(".tar").replace("_", "-").split("-")
+    if folder:
+        return split_of(folder) or "all"
+    words = name.lower().removesuffix(".tar").replace("_", "-").split("-")
     return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "all")
 
 

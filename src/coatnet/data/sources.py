@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, model_validator
 
+from coatnet.data.class_names import similar_names, valueless_names
 from coatnet.data.folders import LAYOUTS, Found, read_folders
 from coatnet.data.hub_sets import is_hub_set, read_hub_set
 from coatnet.data.imagenet import find_challenge, read_challenge
@@ -136,6 +137,9 @@ def _split(config: DataConfig, record: SplitRecord | None) -> Splits:
     unused = [name for label, name in enumerate(pool.class_names) if not (pool.labels == label).any()]
     if unused:
         notes.append(f"No training images for {some(unused)}.")
+    notes += [f"Classes {some(names, 9)} have nearly the same name." for names in similar_names(pool.class_names)]
+    if valueless := valueless_names(pool.class_names):
+        notes.append(f"Class {some(valueless, 9)} may stand for a missing label; here it is a class.")
     val, test = parts.get("val"), parts.get("test")
     if val is not None:
         if record is not None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coatnet.data.folders import LAYOUTS, SPLIT_NAMES, Found
+from coatnet.data.folders import LAYOUTS, Found
 from coatnet.data.samples import ArrowColumn, ArrowSource, FileSource, Source, printable, some
+from coatnet.data.split_names import SPLIT_NAMES
 from coatnet.errors import DataError
 
 if TYPE_CHECKING:
