@@ -266,6 +266,9 @@ def _problems(found: Scan) -> Iterator[str]:
     if lost:
         told = ", ".join(f"{count:,} {reason}" for reason, count in lost.items())
         yield f"Files that may be images and are left out: {told}."
+    known = {label for counts in found.counts.values() for label, count in counts.items() if count}
+    if len(known) < 2:
+        yield f"Only one class, {some(sorted(known))}: there is nothing to tell apart."
     few = [label for label, count in found.counts.get("all", {}).items() if 0 < count < SPLIT_PARTS]
     if few:
         yield f"Fewer than {SPLIT_PARTS} images, too few to split into train, validation and test: {some(few, 9)}."
