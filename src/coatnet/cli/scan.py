@@ -31,6 +31,8 @@ def scan(  # noqa: PLR0913 (flags)
     strict: Annotated[bool, Parameter(negative=())] = False,
     image_column: str = "image",
     label_column: str = "label",
+    image_root: str | None = None,
+    image_suffix: str | None = None,
 ) -> None:
     """Look at a data set before anything is trained on it: unreadable images, duplicates, labels, sizes.
 
@@ -42,9 +44,19 @@ def scan(  # noqa: PLR0913 (flags)
         strict: exit with 3 when something is wrong, not only when there is nothing to look at.
         image_column: column of a Parquet or CSV file that holds the images or their paths.
         label_column: column of a Parquet or CSV file that holds the labels.
+        image_root: folder that the paths of a CSV file are relative to, itself relative to the file.
+        image_suffix: what the paths of a CSV file lack at the end, as .jpg.
     """
     page = _page(data, report, overwrite, json)
-    found = find_parts(DataConfig(path=data, image_column=image_column, label_column=label_column))
+    found = find_parts(
+        DataConfig(
+            path=data,
+            image_column=image_column,
+            label_column=label_column,
+            image_root=image_root,
+            image_suffix=image_suffix,
+        )
+    )
     result = _look(data, found)
     if page is not None:
         write_report(page, result, found.parts)

@@ -242,6 +242,10 @@ def _other_reading(config: DataConfig) -> str:
 
 def _not_there(path: Path) -> DataError:
     """The error for a path that does not exist, with the names in the nearest folder that does that look like it."""
+    if path.is_symlink():
+        return DataError(
+            f"{printable(str(path))} is a link that leads nowhere.", hint="Give the folder or file itself."
+        )
     missing = path
     while not missing.parent.exists():
         missing = missing.parent
