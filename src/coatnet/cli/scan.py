@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -88,7 +89,7 @@ def _page(data: str, report: Path | None, overwrite: bool, json: bool) -> Path |
 
 def _default_page(data: str) -> Path:
     """A new file below runs/, named after the data."""
-    base = Path("runs") / f"scan-{Path(data).expanduser().resolve().stem or 'data'}.html"
+    base = Path("runs") / f"scan-{Path(os.path.realpath(os.path.expanduser(data))).stem or 'data'}.html"
     names = itertools.chain([base], (base.with_stem(f"{base.stem}-{count}") for count in itertools.count(2)))
     return next(path for path in names if not path.exists())
 
