@@ -47,7 +47,10 @@ def pack(  # noqa: PLR0913 (flags)
         image_root=image_root,
         image_suffix=image_suffix,
     )
-    packed = write_shards(config, outside(folder.expanduser(), data, "FOLDER"), pack_flags or PackConfig())
+    place = folder.expanduser()
+    if not place.is_file():  # of a file there is more to say
+        place = outside(place, data, "FOLDER")
+    packed = write_shards(config, place, pack_flags or PackConfig())
     told = {**packed._asdict(), "folder": str(packed.folder)}
     show_json(told) if json else show_packed(packed)
     if packed.unreadable:
