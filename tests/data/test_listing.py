@@ -47,8 +47,8 @@ def fresh(root, monkeypatch, tmp_path):
 def test_remembered_is_what_is_there(folder, monkeypatch, tmp_path):
     found = list_classes(folder)
     assert found == fresh(folder, monkeypatch, tmp_path)
-    assert list(found) == ["circle", "cross", "empty", "square"]
-    assert found["square"][-1] == "square/deep/deeper/x.png"
+    assert list(found.files) == ["circle", "cross", "empty", "square"]
+    assert found.files["square"][-1] == "square/deep/deeper/x.png"
     assert len(open_unsplit(str(folder))) == 14
 
 
@@ -98,7 +98,7 @@ def test_a_folder_that_just_changed_is_not_remembered(folder, monkeypatch):
     """Within one tick of the clock a file could be added and the time stay the same."""
     monkeypatch.setattr(listing, "SETTLED_SECONDS", 1000.0)
     (folder / "cross" / "new.png").touch()
-    assert len(list_classes(folder)["cross"]) == 5
+    assert len(list_classes(folder).files["cross"]) == 5
     assert not is_remembered(folder)
 
 

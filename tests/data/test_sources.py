@@ -399,7 +399,8 @@ def test_csv_errors(tmp_path):
     write_images(tmp_path, 4)
     rows = [[f"{index:03d}.png", "ab"[index % 2]] for index in range(4)]
     path = tmp_path / "a.csv"
-    assert "no column 'label'; it has 'path', 'kind'" in failure(write_csv(path, [["path", "kind"], *rows])).message
+    wide = [["path", "kind", "age"], *[[*row, "3"] for row in rows]]
+    assert "no column 'label'; it has 'path', 'kind', 'age'" in failure(write_csv(path, wide)).message
     assert "no rows" in failure(write_csv(path, [["path", "label"]])).message
     assert "line 6: an empty cell" in failure(write_csv(path, [["path", "label"], *rows, ["x.png", ""]])).message
     assert (
@@ -408,7 +409,7 @@ def test_csv_errors(tmp_path):
     )
     missing = [["path", "label"], ["x/1.png", "a"], ["x/2.png", "b"]]
     assert "None of the first 2 files" in failure(write_csv(path, missing)).message
-    split = [["path", "label", "split"], *[[*row, "dev"] for row in rows]]
-    assert "split 'dev' is not train, val or test" in failure(write_csv(path, split)).message
+    split = [["path", "label", "split"], *[[*row, "later"] for row in rows]]
+    assert "split 'later' is not train, val or test" in failure(write_csv(path, split)).message
     path.write_bytes(b"path,label\n\xff\xfe.png,a\n")
     assert "cannot be read as CSV" in failure(path).message

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coatnet.classifier import Classifier, Prediction
 from coatnet.classifier.inputs import as_array
-from coatnet.data.folders import IMAGE_SUFFIXES
 from coatnet.data.images import ImageError
+from coatnet.data.listing import IMAGE_SUFFIXES, list_images, tell_left_out
 from coatnet.data.samples import printable
 from coatnet.errors import DataError
 
@@ -24,17 +25,26 @@ Answer = tuple[Path, Prediction | ImageError]
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The files among `paths`, and the images in the folders among them at any depth, sorted.
+    """The files among `paths`, and the images in the folders among them at any depth, as training finds them; what a
+    folder holds besides is told on standard error.
 
     Raises:
         DataError: a folder without images.
     """
     found: list[Path] = []
     for path in paths:
-        below = sorted(file for file in path.rglob("*") if _is_image(file, path)) if path.is_dir() else [path]
+        if not path.is_dir():
+            found.append(path)
+            continue
+        below, left_out = list_images(path)
+        told = tell_left_out(left_out)
         if not below:
-            raise DataError(f"no images in {printable(str(path))}", f"images end in {', '.join(IMAGE_SUFFIXES)}")
-        found += below
+            raise DataError(
+                f"no images in {printable(str(path))}{''.join(f'; {line}' for line in told)}",
+                f"images end in {', '.join(IMAGE_SUFFIXES)}",
+            )
+        sys.stderr.writelines(f"{printable(str(path))}: {line}\n" for line in told)
+        found += [path / name for name in below]
     return found
 
 
@@ -74,8 +84,3 @@ def _answered(
     predictions = iter(classifier.predict(images, top) if images else [])
     for path, image in pending:
         yield path, image if isinstance(image, ImageError) else next(predictions)
-
-
-def _is_image(file: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-    return file.suffix.lower() in IMAGE_SUFFIXES and not hidden and file.is_file()

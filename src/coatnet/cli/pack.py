@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from coatnet.cli.data_tables import show_packed
 from coatnet.cli.printing import show_json
+from coatnet.data.outside import outside
 from coatnet.data.packing import PackConfig
 from coatnet.data.packing import pack as write_shards
 from coatnet.data.sources import DataConfig
@@ -23,6 +24,8 @@ def pack(  # noqa: PLR0913 (flags)
     pack_flags: Annotated[PackConfig | None, Parameter(name="*")] = None,
     image_column: str = "image",
     label_column: str = "label",
+    image_root: str | None = None,
+    image_suffix: str | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Pack a data set into tar shards, which every verb takes as DATA. Images that cannot be read are left out and
@@ -33,10 +36,21 @@ def pack(  # noqa: PLR0913 (flags)
         folder: a new folder for the shards.
         image_column: column of a Parquet or CSV file that holds the images or their paths.
         label_column: column of a Parquet or CSV file that holds the labels.
+        image_root: folder that the paths of a CSV file are relative to, itself relative to the file.
+        image_suffix: what the paths of a CSV file lack at the end, as .jpg.
         json: print one object instead of lines.
     """
-    config = DataConfig(path=data, image_column=image_column, label_column=label_column)
-    packed = write_shards(config, folder.expanduser(), pack_flags or PackConfig())
+    config = DataConfig(
+        path=data,
+        image_column=image_column,
+        label_column=label_column,
+        image_root=image_root,
+        image_suffix=image_suffix,
+    )
+    place = folder.expanduser()
+    if not place.is_file():  # of a file there is more to say
+        place = outside(place, data, "FOLDER")
+    packed = write_shards(config, place, pack_flags or PackConfig())
     told = {**packed._asdict(), "folder": str(packed.folder)}
     show_json(told) if json else show_packed(packed)
     if packed.unreadable:

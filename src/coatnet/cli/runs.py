@@ -15,8 +15,9 @@ from coatnet.classifier.artefact import AskedPrecision, is_artefact
 from coatnet.classifier.doctor import Sample
 from coatnet.classifier.folder import Contents, find_folder
 from coatnet.cli.flags import Asked
-from coatnet.data.folders import IMAGE_SUFFIXES
 from coatnet.data.images import ImageError, decode
+from coatnet.data.listing import IMAGE_SUFFIXES
+from coatnet.data.outside import outside
 from coatnet.data.sources import DataConfig, SplitRecord, open_data, stored_path
 from coatnet.data.splitting import stored_split
 from coatnet.errors import ConfigError
@@ -61,7 +62,7 @@ def choose_folder(data: str, out: Path | None, resume: bool, overwrite: bool) ->
     if out is None:
         if resume or overwrite:
             raise ConfigError(f"--{'resume' if resume else 'overwrite'} needs --out, the folder of the run")
-        return default_folder(data)
+        return outside(default_folder(data), data)
     out = out.expanduser()
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other", "give one of them")
@@ -72,7 +73,7 @@ def choose_folder(data: str, out: Path | None, resume: bool, overwrite: bool) ->
     if is_taken(out) and not ((resume or overwrite) and RunFolder(out).exists()):
         hint = "choose another --out" + (", or add --resume or --overwrite" if RunFolder(out).exists() else "")
         raise ConfigError(f"--out {out} is not empty", hint)
-    return out
+    return out if RunFolder(out).exists() else outside(out, data)
 
 
 def check_unchanged(folder: Path, data: str, flags: dict[str, dict[str, Any]], asked_for: Asked) -> None:

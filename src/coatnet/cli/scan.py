@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,8 @@ from cyclopts import Parameter
 from rich.progress import Progress
 
 from coatnet.cli.data_tables import show_scan
-from coatnet.cli.printing import show_json, show_path
+from coatnet.cli.printing import print_lines, show_json, show_path
+from coatnet.data.outside import is_inside, outside
 from coatnet.data.samples import printable
 from coatnet.data.scan import Scan
 from coatnet.data.scan import scan as look
@@ -30,6 +32,8 @@ def scan(  # noqa: PLR0913 (flags)
     strict: Annotated[bool, Parameter(negative=())] = False,
     image_column: str = "image",
     label_column: str = "label",
+    image_root: str | None = None,
+    image_suffix: str | None = None,
 ) -> None:
     """Look at a data set before anything is trained on it: unreadable images, duplicates, labels, sizes.
 
@@ -41,15 +45,27 @@ def scan(  # noqa: PLR0913 (flags)
         strict: exit with 3 when something is wrong, not only when there is nothing to look at.
         image_column: column of a Parquet or CSV file that holds the images or their paths.
         label_column: column of a Parquet or CSV file that holds the labels.
+        image_root: folder that the paths of a CSV file are relative to, itself relative to the file.
+        image_suffix: what the paths of a CSV file lack at the end, as .jpg.
     """
     page = _page(data, report, overwrite, json)
-    found = find_parts(DataConfig(path=data, image_column=image_column, label_column=label_column))
+    found = find_parts(
+        DataConfig(
+            path=data,
+            image_column=image_column,
+            label_column=label_column,
+            image_root=image_root,
+            image_suffix=image_suffix,
+        )
+    )
     result = _look(data, found)
     if page is not None:
         write_report(page, result, found.parts)
     show_json(result.as_dict()) if json else show_scan(result)
     if page is not None and not json:
         show_path("report", page)
+    elif not json:
+        print_lines("report  none: the current folder lies in the data; --report names a file elsewhere")
     if strict and result.problems:
         raise DataError(f"{printable(data)}: {' '.join(result.problems)}", "repair the data, or leave out --strict")
 
@@ -59,7 +75,8 @@ def _page(data: str, report: Path | None, overwrite: bool, json: bool) -> Path |
     if report is None:
         if overwrite:
             raise ConfigError("--overwrite needs --report, the file to replace")
-        return None if json else _default_page(data)
+        page = None if json else _default_page(data)
+        return None if page is None or is_inside(page, data) else page
     report = report.expanduser()
     blocked = next((path for path in report.absolute().parents if path.exists() and not path.is_dir()), None)
     if blocked or report.is_dir():
@@ -67,12 +84,12 @@ def _page(data: str, report: Path | None, overwrite: bool, json: bool) -> Path |
         raise ConfigError(f"--report {printable(str(report))}: {what}", "choose another file")
     if report.exists() and not overwrite:
         raise ConfigError(f"--report {printable(str(report))} exists", "choose another file, or add --overwrite")
-    return report
+    return outside(report, data, "--report")
 
 
 def _default_page(data: str) -> Path:
     """A new file below runs/, named after the data."""
-    base = Path("runs") / f"scan-{Path(data).expanduser().resolve().stem or 'data'}.html"
+    base = Path("runs") / f"scan-{Path(os.path.realpath(os.path.expanduser(data))).stem or 'data'}.html"
     names = itertools.chain([base], (base.with_stem(f"{base.stem}-{count}") for count in itertools.count(2)))
     return next(path for path in names if not path.exists())
 

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from coatnet.cli.flags import AUTO_BATCH, given, run_settings
 from coatnet.cli.printing import show_json
+from coatnet.data.outside import outside
 from coatnet.data.sources import DataConfig, stored_path
 from coatnet.errors import ConfigError
 from coatnet.study.config import Experiments, Rates, Shares, Sizes, StudyConfig, Words, study_config
@@ -95,7 +96,8 @@ def study(  # noqa: PLR0913 (flags)
     if asked.get("networks"):
         asked["networks"] = str(Path(asked["networks"]).expanduser().absolute())
     config = study_config(DataConfig(**{**given(data_flags), "path": stored_path(data)}), **asked)
-    folder = StudyFolder(out.expanduser() if out else Path("runs") / f"study-{default_name(data)}")
+    place = out.expanduser() if out else Path("runs") / f"study-{default_name(data)}"
+    folder = StudyFolder(outside(place, data))
     found = folder.claim(config)
     runs = planned(found)
     if only is not None and not 0 <= only < len(runs):

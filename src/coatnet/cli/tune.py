@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 from coatnet.cli.flags import Asked, AskedGroup, build_config
 from coatnet.cli.printing import show_json
 from coatnet.cli.run_tables import show_tuning
+from coatnet.data.outside import outside
 from coatnet.errors import ConfigError
 from coatnet.frozen import Frozen
 from coatnet.training.config import parse_duration
@@ -58,6 +59,7 @@ def tune(
         raise ConfigError(f"--out {folder}: {blocked} is a file", "choose a new folder")
     if is_taken(folder) and not (folder / "tune.json").is_file():
         raise ConfigError(f"--out {folder} is not empty", "choose another folder")
+    folder = outside(folder, data)
     chosen = {"seed": flags.seed, "device": flags.device, **({"epochs": flags.epochs} if flags.epochs else {})}
     parts = {"run": chosen, "data": {}, "model": {}, "optimizer": {}, "augmentation": {}}
     config, _ = build_config(data, parts, asked)

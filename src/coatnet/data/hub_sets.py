@@ -5,14 +5,16 @@ the same images. HF_HOME, HF_DATASETS_CACHE, HF_HUB_OFFLINE and HF_TOKEN hold.
 """
 
 import importlib
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coatnet.data.folders import SPLIT_NAMES, Found
-from coatnet.data.samples import ArrowColumn, ArrowSource, Source, some
+from coatnet.data.folders import Found
+from coatnet.data.samples import ArrowColumn, ArrowSource, Source, printable, some
+from coatnet.data.split_names import split_of
 from coatnet.data.tables import encode_labels, label_values, without_unlabelled_test
 from coatnet.errors import DataError, MissingPartError, install_hint
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 PREFIX = "hf:"
 """What tells a data set of the hub from a path."""
+# What the hub allows; no path, for the library would take a folder of that name instead.
+_NAME = re.compile(r"(?:[A-Za-z0-9_][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
 _ANSWER_SECONDS = 2.0
 # How long the hub may take to answer at all; a download takes as long as it takes.
 
@@ -43,11 +47,20 @@ def read_hub_set(path: str, image_column: str, label_column: str) -> Found:
         DataError: there is no such data set, or no such column.
     """
     name = path.removeprefix(PREFIX)
+    if not _NAME.fullmatch(name):
+        raise DataError(
+            f"'{printable(path)}' names no data set of the hub; expected {PREFIX}NAME or {PREFIX}OWNER/NAME.",
+            f"Look the name up on the hub; a folder is given without {PREFIX}",
+        )
     splits = _load(name)
     first = next(iter(splits.values()))
     image, label = _column(path, first, image_column, "Image"), _column(path, first, label_column, "ClassLabel")
-    parts = {SPLIT_NAMES[split]: split for split in splits if split in SPLIT_NAMES}
-    notes = [f"Split '{split}' of {path} is not used." for split in splits if split not in SPLIT_NAMES]
+    parts: dict[str, str] = {}
+    for split in splits:
+        part = split_of(split)
+        if part and (part not in parts or split == part):
+            parts[part] = split
+    notes = [f"Split '{split}' of {path} is not used." for split in splits if split not in parts.values()]
     if not parts:
         raise DataError(f"{path} has the splits {some(list(splits))}, none called train, validation or test.")
     values = {part: label_values([splits[split].data.column(label)], Path(name)) for part, split in parts.items()}
@@ -89,7 +102,9 @@ def _load(name: str) -> "Mapping[str, datasets.Dataset]":
 def _splits(library: Any, name: str) -> "Mapping[str, datasets.Dataset]":
     try:
         found: Mapping[str, datasets.Dataset] = library.load_dataset(name)
-    except (ValueError, RuntimeError) as error:  # several configurations, a script, files that are no data set
+    except ConnectionError:
+        raise
+    except (ValueError, RuntimeError, OSError) as error:  # several configurations, a script, files that are no data set
         raise DataError(
             f"{PREFIX}{name} cannot be opened: {_line(error)}",
             "download it, and give a folder of images or of Parquet files",

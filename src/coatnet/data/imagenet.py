@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from coatnet.data.folders import Found, scan_classes
+from coatnet.data.listing import tell_left_out
 from coatnet.data.samples import FileSource, Source, printable, some
 from coatnet.errors import DataError
 
@@ -38,10 +39,10 @@ def read_challenge(place: Path) -> Found:
     Raises:
         DataError: the labels of the validation images are not there, or not all.
     """
-    classes, empty, notes = scan_classes(place / "train")
-    class_names = sorted(classes)
+    classes = scan_classes(place / "train")
+    class_names, notes = sorted(classes.files), [*classes.notes, *tell_left_out(classes.left_out)]
     label_of = {name: label for label, name in enumerate(class_names)}
-    train_files = [(f"train/{path}", name) for name in class_names for path in classes[name]]
+    train_files = [(f"train/{path}", name) for name in class_names for path in classes.files[name]]
     synset_of = _validation_synsets(place)
     val_names = sorted(name for name in os.listdir(place / "val") if name.startswith(_FLAT_PREFIX))
     unlabelled = [name for name in val_names if Path(name).stem not in synset_of]
@@ -66,7 +67,8 @@ def read_challenge(place: Path) -> Found:
         )
 
     parts = {"train": source(train_files), "val": source(val_files)}
-    return Found(parts, tuple(notes), tuple(("train", name) for name in empty))
+    empty = tuple(("train", name) for name in classes.empty)
+    return Found(parts, tuple(notes), empty, dict(classes.left_out))
 
 
 def _validation_synsets(place: Path) -> dict[str, str]:

@@ -30,8 +30,9 @@ from coatnet.frozen import Frozen
 # What a server opens: the three formats of the web. Every further decoder is more surface for hostile bytes,
 # and libtiff writes to the process's stderr for each bad file.
 STRICT_FORMATS = ("JPEG", "PNG", "WEBP")
-# What a user's own data set may hold besides: older collections come as BMP, GIF and TIFF, newer ones as AVIF.
-LOCAL_FORMATS = (*STRICT_FORMATS, "GIF", "BMP", "TIFF", "AVIF")
+# What a user's own data set may hold besides: older collections come as BMP, GIF and TIFF, newer ones as AVIF; those of
+# traffic signs and of early research as PPM, PGM and PBM.
+LOCAL_FORMATS = (*STRICT_FORMATS, "GIF", "BMP", "TIFF", "AVIF", "PPM")
 # White, what a viewer and a printed page show behind a transparent picture.
 BACKGROUND = (255, 255, 255)
 
@@ -151,8 +152,8 @@ def read_file(path: Path, limits: ImageLimits = ImageLimits()) -> bytes:  # noqa
                 raise ImageError("unreadable", "not a plain file", name)
             check_bytes(status.st_size, limits, name)
             data = file.read(limits.max_bytes + 1)
-    except OSError as error:
-        raise ImageError("unreadable", error.strerror or str(error), name) from error
+    except (OSError, ValueError) as error:  # a name with a zero byte is no OSError
+        raise ImageError("unreadable", getattr(error, "strerror", None) or str(error), name) from error
     check_bytes(len(data), limits, name)
     return data
 
@@ -223,6 +224,8 @@ def image_format(data: bytes) -> str | None:
             return name
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WEBP"
+    if data[:1] == b"P" and data[1:2] in b"123456" and data[2:3].isspace():
+        return "PPM"
     if data[4:8] == b"ftyp" and any(brand in data[8:64] for brand in _AVIF_BRANDS):
         return "AVIF"
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:

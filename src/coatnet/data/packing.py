@@ -22,7 +22,10 @@ from coatnet.data.storage import is_address
 from coatnet.errors import ConfigError, DataError
 from coatnet.frozen import Frozen
 
-_SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "AVIF": "avif"}
+_SUFFIXES = {
+    **{"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "AVIF": "avif"},
+    "PPM": "ppm",
+}
 # Samples prepared at once: enough to keep the threads busy, and some tens of megabytes.
 _BLOCK = 256
 _LIMITS = ImageLimits()

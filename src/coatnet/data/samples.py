@@ -1,16 +1,17 @@
 """Source: labelled images that have not been decoded yet, wherever their bytes lie. No torch."""
 
+import unicodedata
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coatnet.data.images import ImageError, ImageLimits, read_file
+from coatnet.data.images import ImageError, ImageLimits, check_bytes, read_file
 from coatnet.errors import DataError
 
 if TYPE_CHECKING:
@@ -52,16 +53,16 @@ class Source(ABC):
         Raises:
             DataError: if samples have a class that is not in `class_names`; it names the unknown classes.
         """
-        position = {name: index for index, name in enumerate(class_names)}
+        position = {plain_text(name): index for index, name in enumerate(class_names)}
         used = [self.class_names[label] for label in np.unique(self.labels)]
-        unknown = [name for name in used if name not in position]
+        unknown = [name for name in used if plain_text(name) not in position]
         if unknown:
             raise DataError(
                 f"{some(unknown)} {'is' if len(unknown) == 1 else 'are'} not among the {len(class_names)} known "
                 f"classes: {some(class_names)}.",
                 hint="Rename or remove these classes, or train on data that has them.",
             )
-        table = np.array([position.get(name, -1) for name in self.class_names], dtype=np.int64)
+        table = np.array([position.get(plain_text(name), -1) for name in self.class_names], dtype=np.int64)
         return _View(self, np.arange(len(self)), tuple(class_names), table[self.labels])
 
 
@@ -123,15 +124,18 @@ class ArrowColumn:
     def read(self, row: int, limits: ImageLimits) -> bytes:
         """The bytes of one row."""
         chunk = bisect_right(self.ends, row)
-        cell = self.chunks[chunk][row - (self.ends[chunk] - len(self.chunks[chunk]))].as_py()
-        if isinstance(cell, dict):
-            path = cell.get("path")
+        cell: Any = self.chunks[chunk][row - (self.ends[chunk] - len(self.chunks[chunk]))]
+        if hasattr(cell, "keys") and cell.is_valid:
+            path = cell["path"].as_py() if "path" in cell else None
             cell = cell.get("bytes")
-            if cell is None and path is not None:
+            if (cell is None or not cell.is_valid) and path is not None:
                 return read_file(self.folder / path, limits)
-        if cell is None:
+        if cell is None or not cell.is_valid:
             raise ImageError("empty", "null in the table")
-        return bytes(cell)
+        cell = cell.value if hasattr(cell, "dictionary") else cell
+        buffer = cell.as_buffer()
+        check_bytes(buffer.size, limits)  # before it is copied
+        return bytes(buffer)
 
 
 class ArrowSource(Source):
@@ -176,6 +180,11 @@ def printable(name: str | bytes) -> str:
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def plain_text(name: str) -> str:
+    """A name in the composed form of Unicode (NFC): macOS and some archives write letters with accents as two."""
+    return unicodedata.normalize("NFC", name)
 
 
 def some(names: Sequence[str], num_shown: int = 3) -> str:

@@ -1,6 +1,5 @@
 """What is in a data set and what is wrong with it, before anything is trained on it. No torch."""
 
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -8,8 +7,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from coatnet.data.class_names import similar_names, valueless_names
 from coatnet.data.digests import take_digests
 from coatnet.data.duplicates import alike, same
+from coatnet.data.listing import BROKEN_LINKS, OUTSIDE
 from coatnet.data.samples import JoinedSource, some
 from coatnet.data.sources import Found
 from coatnet.data.splitting import SPLIT_PARTS
@@ -21,6 +22,12 @@ NUM_SIZES = 20
 """How many of the most common sizes are listed."""
 ASPECTS = (0.0, 0.5, 0.75, 0.95, 1.05, 4 / 3, 2.0, float("inf"))
 """Bounds of the histogram of width over height: beyond 1:2, upright, nearly square, wide, beyond 2:1."""
+
+# Pictures in formats that are not opened; and images that have no label, for they lie in no class folder.
+_PERHAPS_IMAGES = {
+    *(OUTSIDE, BROKEN_LINKS, ".jp2", ".jxl", ".svg", ".psd", ".eps", ".ico", ".tga", ".pcx", ".exr", ".hdr", ".dcm"),
+    *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".npy", ".zip", ".tar", ".7z", ".rar"),
+}
 
 Kind = Literal["file", "pixels", "alike"]
 
@@ -106,7 +113,9 @@ class Scan(Frozen):
     """Images of the largest class over those of the smallest that has any, in train, or all."""
     empty: tuple[Empty, ...]
     similar_labels: tuple[tuple[str, ...], ...]
-    """Class names that differ only by case, white space or Unicode normalisation."""
+    """Class names that differ only by case, white space, Unicode form or leading zeros."""
+    valueless_labels: tuple[str, ...]
+    """Class names that programs write where a value is missing, such as nan."""
     unreadable: tuple[Unreadable, ...]
     duplicates: tuple[Duplicates, ...]
     num_sizes: int
@@ -120,6 +129,8 @@ class Scan(Frozen):
     smallest: tuple[Sample, ...]
     """By number of pixels, the smallest first; as many as `NUM_EXTREMES`."""
     largest: tuple[Sample, ...]
+    left_out: dict[str, int]
+    """How many files and folders are not used, by suffix or by another reason."""
     notes: tuple[str, ...]
     """What the reader of the data had to say."""
 
@@ -171,6 +182,7 @@ def scan(data: str, found: Found, on_progress: Callable[[int], None] = lambda _:
         imbalance=_imbalance(counts.get("train") or next(iter(counts.values()))),
         empty=_empty(counts, found.empty),
         similar_labels=similar_names([*joined.class_names, *(name for _, name in found.empty)]),
+        valueless_labels=valueless_names(joined.class_names),
         unreadable=tuple(
             Unreadable(**sample(index).model_dump(exclude={"width", "height"}), code=error.code, detail=error.detail)
             for index, error in errors.items()
@@ -184,16 +196,9 @@ def scan(data: str, found: Found, on_progress: Callable[[int], None] = lambda _:
         aspects=_histogram(digests["width"][readable] / digests["height"][readable], ASPECTS),
         smallest=tuple(map(sample, by_area[:NUM_EXTREMES])),
         largest=tuple(map(sample, by_area[::-1][:NUM_EXTREMES])),
+        left_out=found.left_out,
         notes=found.notes,
     )
-
-
-def similar_names(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Groups of names that differ only by case, white space or Unicode normalisation."""
-    groups = defaultdict(set)
-    for name in names:
-        groups[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].add(name)
-    return tuple(tuple(sorted(group)) for group in groups.values() if len(group) > 1)
 
 
 def _counts(class_names: Sequence[str], labels: NDArray[np.int64]) -> dict[str, int]:
@@ -254,7 +259,16 @@ def _problems(found: Scan) -> Iterator[str]:
     if differ:
         yield f"Duplicates with different labels: {_groups_of(differ)}."
     for names in found.similar_labels:
-        yield f"Class names that differ only by case, white space or Unicode form: {some(names, 9)}."
+        yield f"Class names that differ only by case, white space, Unicode form or zeros: {some(names, 9)}."
+    if found.valueless_labels:
+        yield f"Class names that often stand for a missing label: {some(found.valueless_labels, 9)}."
+    lost = {reason: count for reason, count in found.left_out.items() if reason in _PERHAPS_IMAGES}
+    if lost:
+        told = ", ".join(f"{count:,} {reason}" for reason, count in lost.items())
+        yield f"Files that may be images and are left out: {told}."
+    known = {label for counts in found.counts.values() for label, count in counts.items() if count}
+    if len(known) < 2:
+        yield f"Only one class, {some(sorted(known))}: there is nothing to tell apart."
     few = [label for label, count in found.counts.get("all", {}).items() if 0 < count < SPLIT_PARTS]
     if few:
         yield f"Fewer than {SPLIT_PARTS} images, too few to split into train, validation and test: {some(few, 9)}."

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from coatnet.data.folders import SPLIT_NAMES
+from coatnet.data.class_names import class_name
 from coatnet.data.listing import IMAGE_SUFFIXES
 from coatnet.data.samples import printable
+from coatnet.data.split_names import SPLIT_NAMES, split_of
 from coatnet.data.storage import Storage, StoredFile
 from coatnet.data.tables import encode_labels
 from coatnet.data.tar_members import Member, ShardReader, members
@@ -28,6 +29,12 @@ CLASSES_NAME = "labels.txt"
 _HEADER_KEY = b"coatnet"
 _LABEL_SUFFIXES = ("cls", "json")
 _LABEL_KEYS = ("label", "cls", "class")
+# Changes when keys, labels or splits are read in another way: what was remembered before is made anew.
+_RULES = "2"
+# Digits of a number that int64 holds for sure.
+_MOST_DIGITS = 19
+# The name of a class; the longest of ImageNet-21K have about 150 characters.
+_MOST_NAME = 1000
 # A label is a number or a name; a JSON file beside an image may describe it at length.
 _MOST_LABEL_BYTES = 1 << 20
 
@@ -134,7 +141,11 @@ def find_index(storage: Storage, files: dict[str, StoredFile], shards: Sequence[
         unknown = [name for name in shards if name not in index.header.shards]
         notes = [f"Shard '{printable(name)}' is not in {INDEX_NAME} and is not used." for name in unknown]
         return index, notes
-    described = [storage.root, *(str(files[name]) for name in (*shards, *(n for n in (CLASSES_NAME,) if n in files)))]
+    described = [
+        _RULES,
+        storage.root,
+        *(str(files[name]) for name in (*shards, *(n for n in (CLASSES_NAME,) if n in files))),
+    ]
     known = cache_folder("shards") / f"{hashlib.sha256(json.dumps(described).encode()).hexdigest()}.parquet"
     if known.is_file():
         try:
@@ -149,7 +160,9 @@ def find_index(storage: Storage, files: dict[str, StoredFile], shards: Sequence[
 def part_of(shard: str) -> str:
     """The split of a tar file by its folder or by a word of its name, as imagenet-val-000.tar; "all" if it has none."""
     folder, _, name = shard.rpartition("/")
-    words = [folder.lower()] if folder else name.lower().removesuffix(".tar").replace("_", "-").split("-")
+    if folder:
+        return split_of(folder) or "all"
+    words = name.lower().removesuffix(".tar").replace("_", "-").split("-")
     return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "all")
 
 
@@ -175,12 +188,19 @@ def _look_through(
             f"The {len(shards)} shards of {printable(storage.root)} hold no images.",
             hint=f"Images are members that end in one of {', '.join(IMAGE_SUFFIXES)}.",
         )
+    long = [sample for rows in samples.values() for _, _, sample in rows if _is_long_number(sample.label)]
+    if long:
+        raise DataError(
+            f"Sample '{printable(long[0].key)}' of {printable(storage.root)} has a label of {len(str(long[0].label))} "
+            "digits; expected a class.",
+            hint="Write the number or the name of a class into .cls.",
+        )
     kinds = {type(sample.label) for rows in samples.values() for _, _, sample in rows}
     if len(kinds) > 1:
         raise DataError(
             f"The labels in the shards of {printable(storage.root)} are numbers here, text there.", hint="Use one kind."
         )
-    values = {part: np.array([sample.label for _, _, sample in rows]) for part, rows in samples.items()}
+    values = {part: _as_array([sample.label for _, _, sample in rows]) for part, rows in samples.items()}
     stored = _read_whole(storage, files[CLASSES_NAME]).decode("utf-8") if CLASSES_NAME in files else ""
     names = tuple(line.strip() for line in stored.splitlines() if line.strip())
     class_names, labels = encode_labels(values, names or None)
@@ -199,40 +219,82 @@ def _look_through(
     return index, notes
 
 
+def _as_array(labels: list[int | str]) -> NDArray[Any]:
+    """Numbers as int64; names as objects, since one long name would widen them all."""
+    if isinstance(labels[0], int):
+        return np.array(labels, dtype=np.int64)
+    return np.array([class_name(str(label)) for label in labels], dtype=object)
+
+
 def _samples(storage: Storage, file: StoredFile) -> Iterator[_Sample | None]:
     """The samples of a tar file; None for one without an image."""
     reader = ShardReader(storage, file)
+    listed: list[Member] = []
+    labels: dict[str, int | str | DataError | None] = {}
+    for member in members(reader, file):
+        if member.name.rpartition("/")[2].startswith("."):  # hidden, as ._a.jpg of macOS
+            continue
+        listed.append(member)
+        suffix = _parted(member.name, last=True)[1]
+        if suffix in _LABEL_SUFFIXES:  # read as they pass, for a far file is fetched from front to end
+            try:
+                labels[member.name] = _label(reader, file, member, suffix)
+            except DataError as error:
+                labels[member.name] = error
     seen: set[str] = set()
     key, fields = "", dict[str, Member]()
-    for member in members(reader, file):
-        folder, _, name = member.name.removeprefix("./").rpartition("/")
-        stem, _, suffix = name.partition(".")
-        if not stem:  # hidden, as ._a.jpg of macOS
-            continue
-        this = f"{folder}/{stem}" if folder else stem
+    for member, (this, suffix) in zip(listed, _keys([member.name for member in listed]), strict=True):
         if this != key:
             if fields:
-                yield _sample(reader, file, key, fields)
+                yield _sample(file, key, fields, labels)
             if this in seen:
                 raise _bad(file, member, "its key was there before, with other members between")
             seen.add(this)
             key, fields = this, {}
-        if suffix.lower() in fields:
+        if suffix in fields:
             raise _bad(file, member, "its key and suffix are there twice")
-        fields[suffix.lower()] = member
+        fields[suffix] = member
     if fields:
-        yield _sample(reader, file, key, fields)
+        yield _sample(file, key, fields, labels)
 
 
-def _sample(reader: ShardReader, file: StoredFile, key: str, fields: dict[str, Member]) -> _Sample | None:
+def _keys(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Key and suffix of each member.
+
+    The convention parts them at the first dot: x.jpg, x.seg.png and x.cls are one sample. But width_0.1mm.png has a dot
+    in its key. So it is the last dot where the part before the first one has no image of its own, or where the part
+    before the last one has a label.
+    """
+    first = [_parted(name, last=False) for name in names]
+    last = [_parted(name, last=True) for name in names]
+    with_image = {key for key, suffix in first if f".{suffix}" in IMAGE_SUFFIXES}
+    with_label = {key for key, suffix in last if suffix in _LABEL_SUFFIXES}
+    known = {suffix for _, suffix in last if f".{suffix}" in IMAGE_SUFFIXES or suffix in _LABEL_SUFFIXES}
+
+    def is_dotted(key: str, whole: str, suffix: str) -> bool:
+        return suffix in known and (key not in with_image or whole in with_label)
+
+    return [(long if is_dotted(short[0], *long) else short) for short, long in zip(first, last, strict=True)]
+
+
+def _parted(name: str, last: bool) -> tuple[str, str]:
+    folder, _, file = name.removeprefix("./").rpartition("/")
+    stem, _, suffix = file.rpartition(".") if last and "." in file else file.partition(".")
+    return f"{folder}/{stem}" if folder else stem, suffix.lower()
+
+
+def _sample(
+    file: StoredFile, key: str, fields: dict[str, Member], labels: Mapping[str, int | str | DataError | None]
+) -> _Sample | None:
     images = [member for suffix, member in fields.items() if f".{suffix}" in IMAGE_SUFFIXES]
     if not images:
         return None
     if len(images) > 1:
         raise _bad(file, images[1], "its key has two images")
     for suffix in _LABEL_SUFFIXES:
-        member = fields.get(suffix)
-        label = None if member is None else _label(reader, file, member, suffix)
+        label = labels[fields[suffix].name] if suffix in fields else None
+        if isinstance(label, DataError):
+            raise label
         if label is not None:
             return _Sample(key, images[0], label)
     folder = key.rpartition("/")[0].rpartition("/")[2]
@@ -251,9 +313,9 @@ def _label(reader: ShardReader, file: StoredFile, member: Member, suffix: str) -
     try:
         text = reader.peek(member.offset, member.size).decode("utf-8").strip()
         if suffix == "cls":
-            value = int(text) if text.removeprefix("-").isdecimal() and len(text) < 19 else text
+            value = int(text) if text.removeprefix("-").isdecimal() and len(text) < _MOST_DIGITS else text
         else:
-            described = json.loads(text)
+            described = json.loads(text, parse_int=_whole_number)
             value = next((described[key] for key in _LABEL_KEYS if key in described), None)
             if value is None:
                 return None
@@ -263,10 +325,20 @@ def _label(reader: ShardReader, file: StoredFile, member: Member, suffix: str) -
         isinstance(value, bool)
         or not isinstance(value, int | str)
         or value == ""
+        or (isinstance(value, str) and len(value) > _MOST_NAME)
         or not -(2**63) <= _number(value) < 2**63
     ):
         raise _bad(file, member, f"a label is a number or the name of a class, got {value!r:.60}")
     return value
+
+
+def _is_long_number(label: int | str) -> bool:
+    return isinstance(label, str) and len(label) >= _MOST_DIGITS and label.removeprefix("-").isdecimal()
+
+
+def _whole_number(text: str) -> int | str:
+    """A number of JSON; one that no label can be stays text, for Python refuses to convert thousands of digits."""
+    return int(text) if len(text) < _MOST_DIGITS else text
 
 
 def _number(value: int | str) -> int:

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from coatnet.data.folders import SPLIT_NAMES, Found
+from coatnet.data.folders import Found
 from coatnet.data.images import ImageError, ImageLimits, check_bytes
 from coatnet.data.samples import Source, printable
 from coatnet.data.shard_index import CLASSES_NAME, INDEX_NAME, ShardIndex, find_index
+from coatnet.data.split_names import split_of
 from coatnet.data.storage import RemoteStorage, Storage, StoredFile, open_storage
 from coatnet.data.user_cache import cache_folder
 from coatnet.errors import DataError
@@ -121,7 +122,7 @@ def is_shards(folder: Path) -> bool:
     if any(folder.glob("*.tar")):
         is_class = (path.is_dir() and not path.name.startswith(".") for path in folder.iterdir())
         return (folder / INDEX_NAME).is_file() or not any(is_class)
-    return any(path.parent.name.lower() in SPLIT_NAMES for path in folder.glob("*/*.tar"))
+    return any(split_of(path.parent.name) for path in folder.glob("*/*.tar"))
 
 
 def read_shards(path: str) -> Found:
@@ -139,7 +140,7 @@ def read_shards(path: str) -> Found:
     if only:  # an index of its neighbours is not its own
         files = {name: file for name, file in files.items() if name in (only, CLASSES_NAME)}
     shards = sorted(name for name in files if name.endswith(".tar"))
-    split_folders = [name for name in shards if name.count("/") == 1 and name.split("/")[0].lower() in SPLIT_NAMES]
+    split_folders = [name for name in shards if name.count("/") == 1 and split_of(name.split("/")[0])]
     shards = split_folders or [name for name in shards if "/" not in name]
     if not shards:
         raise DataError(

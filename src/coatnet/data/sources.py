@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, model_validator
 
+from coatnet.data.class_names import similar_names, valueless_names
+from coatnet.data.csv_tables import TableOptions, has_labels, metadata_files, read_csv, read_csv_files
 from coatnet.data.folders import LAYOUTS, Found, read_folders
 from coatnet.data.hub_sets import is_hub_set, read_hub_set
 from coatnet.data.imagenet import find_challenge, read_challenge
@@ -20,7 +22,8 @@ from coatnet.data.samples import BytesSource, JoinedSource, Source, printable, s
 from coatnet.data.shards import is_shards, read_shards
 from coatnet.data.splitting import SplitRecord, apply_split, choose_split, take_share
 from coatnet.data.storage import is_address
-from coatnet.data.tables import parquet_files, read_csv, read_parquet
+from coatnet.data.tables import parquet_files, read_parquet
+from coatnet.data.text_tables import TEXT_SUFFIXES
 from coatnet.errors import DataError
 from coatnet.frozen import Frozen
 
@@ -49,9 +52,15 @@ class DataConfig(Frozen):
     shards, ImageNet's own layout, the name digits (8x8 digits of scikit-learn; a folder of that name is ./digits), a
     name of torchvision such as cifar10, or hf: and a name of the Hugging Face hub; the last two are downloaded once."""
     image_column: str = "image"
-    """Column of a Parquet or CSV file that holds the images or their paths; a CSV file may also call it path."""
+    """Column of a Parquet or CSV file that holds the images or their paths; where it is not there, other usual
+    names, such as path and filename, are looked for, and said."""
     label_column: str = "label"
-    """Column of a Parquet or CSV file that holds the labels."""
+    """Column of a Parquet or CSV file that holds the labels; where it is not there, other usual names are looked for,
+    and said."""
+    image_root: str | None = None
+    """Folder that the paths of a CSV file are relative to, itself relative to the file; by default that of the file."""
+    image_suffix: str | None = None
+    """What the paths of a CSV file lack at the end, such as .jpg where it holds names only; by default it is found."""
     val_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of each class that becomes validation where the data has no validation split."""
     test_fraction: float = Field(default=0.1, ge=0, lt=1)
@@ -155,11 +164,14 @@ def _split(config: DataConfig, record: SplitRecord | None, found: Found) -> Spli
     num_classes = len(np.unique(pool.labels))
     if num_classes < 2:
         only = pool.class_names[int(pool.labels[0])]
-        raise DataError(f"Only one class in {where}: {some([only])}; expected at least 2.", hint=LAYOUTS)
+        raise DataError(f"Only one class in {where}: {some([only])}; expected at least 2.", hint=_other_reading(config))
     notes = list(found.notes)
     unused = [name for label, name in enumerate(pool.class_names) if not (pool.labels == label).any()]
     if unused:
         notes.append(f"No training images for {some(unused)}.")
+    notes += [f"Classes {some(names, 9)} have nearly the same name." for names in similar_names(pool.class_names)]
+    if valueless := valueless_names(pool.class_names):
+        notes.append(f"Class {some(valueless, 9)} may stand for a missing label; here it is a class.")
     val, test = parts.get("val"), parts.get("test")
     if val is not None:
         if record is not None:
@@ -209,6 +221,7 @@ def find_parts(config: DataConfig) -> Found:
     if is_address(config.path):
         return read_shards(config.path)
     path = Path(os.path.expanduser(config.path))
+    options = TableOptions(config.image_column, config.label_column, config.image_root, config.image_suffix)
     if not path.exists():
         if config.path in NAMED_SETS:
             return read_named(config.path)
@@ -222,12 +235,15 @@ def find_parts(config: DataConfig) -> Found:
         files = parquet_files(path)
         if files:
             return read_parquet(files, config.image_column, config.label_column)
+        tables = metadata_files(path)
+        if tables and all(has_labels(table, options) for table in tables):
+            return read_csv_files(tables, options)
         return read_folders(path)
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return read_parquet([path], config.image_column, config.label_column)
-    if suffix == ".csv":
-        return read_csv(path, config.image_column, config.label_column)
+    if suffix in TEXT_SUFFIXES:
+        return read_csv(path, options)
     if suffix == ".tar":
         return read_shards(os.fspath(path))
     raise DataError(f"{printable(str(path))} is a file that ends in neither .parquet nor .csv nor .tar.", hint=LAYOUTS)
@@ -240,8 +256,20 @@ def stored_path(path: str) -> str:
     return path if is_name or is_hub_set(path) or is_address(path) else str(Path(path).expanduser().absolute())
 
 
+def _other_reading(config: DataConfig) -> str:
+    """What else the user may have meant: the tables that lie in a folder, else the layouts that there are."""
+    folder = Path(os.path.expanduser(config.path))
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    tables = [name for name in names if name.lower().endswith(TEXT_SUFFIXES)]
+    return f"If the labels are in {some(tables)}, give that file instead of the folder." if tables else LAYOUTS
+
+
 def _not_there(path: Path) -> DataError:
     """The error for a path that does not exist, with the names in the nearest folder that does that look like it."""
+    if path.is_symlink():
+        return DataError(
+            f"{printable(str(path))} is a link that leads nowhere.", hint="Give the folder or file itself."
+        )
     missing = path
     while not missing.parent.exists():
         missing = missing.parent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -183,7 +184,7 @@ def is_taken(folder: Path) -> bool:
 
 def default_name(data: str) -> str:
     """What folders of this data are called."""
-    return Path(data).expanduser().resolve().stem or "run"
+    return Path(os.path.realpath(os.path.expanduser(data))).stem or "run"  # unlike resolve, of a link to itself too
 
 
 def default_folder(data: str) -> Path:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coatnet.data.images import ImageError, decode
+from coatnet.data.samples import some
 from coatnet.data.sources import DataConfig, Source, Splits, open_data
 from coatnet.errors import DataError
 
@@ -77,6 +78,7 @@ def data_choices(splits: Splits) -> list[str]:
     """What there is to train on, for people."""
     counts = (
         f"data: {len(splits.train)} images to train on, {len(splits.val)} to validate, "
-        f"{len(splits.test) if splits.test else 'none'} to test; {len(splits.train.class_names)} classes"
+        f"{len(splits.test) if splits.test else 'none'} to test; {len(splits.train.class_names)} classes: "
+        f"{some(splits.train.class_names)}"
     )
     return [counts, *splits.notes]
