@@ -68,20 +68,20 @@ def test_the_head_follows_the_names(tmp_path: Path, names: tuple[str, ...], kind
     assert config.initial.head == kind
     assert f"head: {kind}" in config.choices
     assert config.model.num_classes == 10
-    found = logits(initial_state(config), config.model)
+    found = logits(initial_state(config).tensors, config.model)
     old = Classifier.load(tmp_path / "source", device="cpu").engine.model  # type: ignore[attr-defined]
     expected = logits(old.state_dict(), old.config)
     if kind.startswith("new"):
         assert not torch.allclose(found, expected, atol=1e-3)
         config = config.replace(run=config.run.replace(seed=1))
-        assert not torch.allclose(logits(initial_state(config), config.model), found, atol=1e-3)
+        assert not torch.allclose(logits(initial_state(config).tensors, config.model), found, atol=1e-3)
     else:
         torch.testing.assert_close(found, expected[:, [names.index(name) for name in DIGITS]], rtol=0, atol=1e-6)
 
 
 def test_a_new_head_is_a_function_of_the_seed(tmp_path: Path) -> None:
     config = tuned(source(tmp_path / "source", ("a", "b")))
-    first, second = initial_state(config), initial_state(config)
+    first, second = initial_state(config).tensors, initial_state(config).tensors
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -160,7 +160,7 @@ def test_a_weights_file_gets_a_new_head(tmp_path: Path) -> None:
     assert config.initial.head == "new, a weights file does not name its classes"
     assert any("a weights file does not tell it" in choice for choice in config.choices)
     assert config.preprocess.mean == small_data("digits").preprocess.mean
-    state = initial_state(config)
+    state = initial_state(config).tensors
     assert torch.equal(state["stem.mix.weight"], model.stem.mix.weight)
     assert state["head.classes.weight"].shape[0] == 10
 
@@ -179,7 +179,7 @@ def test_timms_weights_become_ours(tmp_path: Path) -> None:
     config = tuned(tmp_path / "coatnet_0_224.pth", model="coatnet_0")
     assert (config.model.pool, config.model.stride_location, config.model.stem_bias) == ("average", "depthwise", False)
     assert config.preprocess == Preprocess(image_size=224, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
-    state = initial_state(config)
+    state = initial_state(config).tensors
     ours = create_model(config.model).eval()
     ours.load_state_dict(state)
     theirs.reset_classifier(10)

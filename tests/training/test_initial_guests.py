@@ -57,7 +57,7 @@ def test_the_body_is_the_published_one_and_the_head_is_new(cache, name):
     assert config.initial.head == "new, the classes are others"
     assert config.preprocess.mean == (0.5, 0.5, 0.5)
     assert config.preprocess.image_size == (160, 160)
-    state = initial_state(config)
+    state = initial_state(config).tensors
     same = {key for key in state if key in tensors and torch.equal(state[key], tensors[key])}
     assert {key for key in state if key not in same} == {
         key for key in state if key.startswith(("head.", "fc.")) and state[key].shape[:1] == (10,)
@@ -69,7 +69,7 @@ def test_files_and_folders_serve_as_well(cache, tmp_path):
     folder = put(tmp_path / "copied", tensors, record_of("test_vit.r160_in1k"))
     for source, model in ((folder, None), (folder / "model.safetensors", "timm/test_vit")):
         config = finetune("digits", source, model=model)
-        assert torch.equal(initial_state(config)["patch_embed.proj.weight"], tensors["patch_embed.proj.weight"])
+        assert torch.equal(initial_state(config).tensors["patch_embed.proj.weight"], tensors["patch_embed.proj.weight"])
     with pytest.raises(ConfigError, match="model is timm/test_resnet, and"):
         find_initial(folder, "timm/test_resnet")
 
@@ -83,13 +83,13 @@ def test_classes_of_a_guest_are_cut_by_name(tmp_path):
     config = finetune("digits", tmp_path / "guest")
     assert config.initial.head == "cut, to 10 of its classes"
     rows = [names.index(name) for name in config.class_names]
-    assert torch.equal(initial_state(config)["head.weight"], model.state_dict()["head.weight"][rows].cpu())
+    assert torch.equal(initial_state(config).tensors["head.weight"], model.state_dict()["head.weight"][rows].cpu())
 
 
 def test_a_guest_is_rebuilt_at_another_size(cache):
     tensors = published(cache, VIT)
     config = finetune("digits", VIT, image_size=(96, 96))
-    state = initial_state(config)
+    state = initial_state(config).tensors
     assert state["pos_embed"].shape[1] < tensors["pos_embed"].shape[1]
     model = create_model(config.model)
     model.load_state_dict(state)

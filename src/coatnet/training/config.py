@@ -60,6 +60,9 @@ class OptimizerConfig(Frozen):
     layer_decay: float = Field(1.0, gt=0, le=1)
     """Learning rate of each block as a share of that of the block after it, from the head, which has the full rate,
     back to the stem; 1 for the same rate everywhere. For fine-tuning; not in the paper."""
+    new_head: Literal["random", "probe"] = "random"
+    """What a new classes layer starts from in fine-tuning. probe: logistic regression on the features that the initial
+    weights give for up to 2,000 training images (a linear probe)."""
     freeze: Literal["none", "body", "body_first"] = "none"
     """What stays as it was loaded, running statistics too. none: everything is trained. body: only the head is trained.
     body_first: only the head in the first part of the run, then everything."""
@@ -190,6 +193,8 @@ class TrainConfig(Frozen):
             raise ValueError(f"shard parameters and freeze {self.optimizer.freeze} exclude each other; leave one out")
         if self.initial is None and self.optimizer.freeze != "none":
             raise ValueError(f"freeze {self.optimizer.freeze} keeps first weights, and these are random; give init too")
+        if self.initial is None and self.optimizer.new_head == "probe":
+            raise ValueError("new_head probe fits the features of initial weights, and these are random; give init too")
         if self.run.batch_size % 2 and (self.augmentation.mixup or self.augmentation.cutmix):
             raise ValueError(
                 f"batch_size {self.run.batch_size} is odd, but mixup and cutmix pair images; "

@@ -104,7 +104,7 @@ def _paper(batch: int) -> tuple[OptimizerConfig, RunConfig]:
 
 def _few(num_images: int, num_val: int, batch: int) -> tuple[OptimizerConfig, RunConfig]:
     """What the measurements of benchmarks/transfer.md chose: slower lower layers cost accuracy there."""
-    optimizer = OptimizerConfig(learning_rate=1e-3, ema=0.99)
+    optimizer = OptimizerConfig(learning_rate=1e-3, ema=0.99, new_head="probe")
     patience = 5 if num_val >= FEW_TO_VALIDATE else None
     return optimizer, RunConfig(epochs=_few_epochs(num_images), batch_size=batch, patience=patience)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import ValidationError
 
@@ -19,7 +19,7 @@ from coatnet.frozen import explain
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import FAMILY, ModelConfig, architecture, create_model, member
 from coatnet.model.guests import DEEPVIT, PREFIX, GuestConfig, guest
-from coatnet.model.heads import carry_classes, classes_layers, with_classes
+from coatnet.model.heads import Carried, carry_classes, classes_layers, with_classes
 from coatnet.model.hub import RECORD, holds_weights
 from coatnet.model.published import Published, find_published, is_published_name
 from coatnet.training.config import Initial, TrainConfig
@@ -167,7 +167,15 @@ def resolve_source(init: str) -> str:
     return str(path / "classifier" if (path / "classifier").is_dir() else path)
 
 
-def initial_state(config: TrainConfig) -> dict[str, Tensor]:
+class InitialState(NamedTuple):
+    """The state of a run's network before its first step."""
+
+    tensors: dict[str, Tensor]
+    carried: Carried
+    """What became of the classes layer."""
+
+
+def initial_state(config: TrainConfig) -> InitialState:
     """The state of a run's network before its first step, from the source that its config names.
 
     Raises:
@@ -186,7 +194,7 @@ def initial_state(config: TrainConfig) -> dict[str, Tensor]:
     network = create_model(config.model)
     state = with_classes(tensors, network.state_dict(), carried, classes_layers(config.model))
     fill(network, state, config.initial.source)
-    return network.state_dict()
+    return InitialState(network.state_dict(), carried)
 
 
 def _read_member(initial: Initial, config: TrainConfig) -> tuple[tuple[str, ...] | None, dict[str, Tensor]]:

@@ -24,11 +24,11 @@ from coatnet.training.checkpoint import load_newest, room_in_newest, save_checkp
 from coatnet.training.claim import held
 from coatnet.training.config import TrainConfig
 from coatnet.training.folder import RunFolder, claimed
-from coatnet.training.initial import initial_state
 from coatnet.training.length import is_due
 from coatnet.training.log import TRAIN_SAMPLE, Meter, RunLog, SilentLog
 from coatnet.training.machine import describe
 from coatnet.training.memory import check_state
+from coatnet.training.probe import start_from
 from coatnet.training.results import report, save_classifier, take_score
 from coatnet.training.signals import StopRequestedError, StopSignal
 from coatnet.training.start import prepare, ready_machine, stream_of
@@ -104,7 +104,7 @@ def train(  # noqa: PLR0913 (options are keywords)
         try:
             with stop.interruptible():
                 splits = _opened(config, splits)
-                initial = initial_state(config) if config.initial else None  # first: it proves where it comes from
+                config, initial = start_from(config, splits.train, device)  # first: it proves where it comes from
                 config, stream, _ = prepare(config, device, splits)
         except StopRequestedError:
             raise Stopped("stopped before the first step", "nothing was written; start it again") from None
