@@ -45,11 +45,11 @@ def open_engine(
     preprocess = resized(contents.preprocess, image_size)
     chosen = choose_runtime(runtime or "torch", device)
     if chosen == "torch" or chosen == "compiled":
-        exact = _proved_network(folder, contents, device)
+        exact = proved_network(folder, contents, device)
         return _in_torch(exact, preprocess, precision, chosen), preprocess, contents.labels
     _check_cpu(chosen, device)
     engine = open_converted(
-        folder, chosen, contents, preprocess, precision, lambda: _proved_network(folder, contents).model
+        folder, chosen, contents, preprocess, precision, lambda: proved_network(folder, contents).model
     )
     return engine, preprocess, contents.labels
 
@@ -94,7 +94,7 @@ def _in_torch(
     return engine("float32")
 
 
-def _proved_network(folder: Path, contents: Contents, device: str = "cpu") -> TorchEngine:
+def proved_network(folder: Path, contents: Contents, device: str = "cpu") -> TorchEngine:
     """The network in float32.
 
     Raises:

@@ -17,6 +17,7 @@ from coatnet.runtime.batches import in_batches
 from coatnet.runtime.engines import EXTRA, Precision
 from coatnet.runtime.file_engine import FileEngine
 from coatnet.runtime.openvino_passes import PIECE, biases_as_inputs, dense_as_convolutions, in_pieces, plain_gelu
+from coatnet.runtime.sharing import forked_error, is_forked
 
 COMPUTING: dict[Precision, dict[str, str]] = {
     # Attention that OpenVINO fuses into one of its snippets is inexact in float32: logits of 1 differ by 2e-3 in
@@ -42,6 +43,8 @@ class OpenVinoEngine(FileEngine):
     Raises:
         MissingPartError: OpenVINO is not installed, or this CPU has no bfloat16.
         ModelFileError: OpenVINO cannot read the file.
+
+    In a forked process an engine of the parent's goes on with what is compiled; a new one is refused.
     """
 
     def __init__(self, path: Path, precision: Precision = "float32") -> None:
@@ -68,6 +71,8 @@ class OpenVinoEngine(FileEngine):
         return in_batches(np.ascontiguousarray(images, np.float32), self._run)
 
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        if len(images) > 1 and 1 in self._compiled and len(images) not in self._compiled and is_forked("openvino"):
+            return np.concatenate([self._run(images[index : index + 1]) for index in range(len(images))])
         if len(images) not in self._compiled:
             with self._compiling:
                 if len(images) not in self._compiled:
@@ -77,6 +82,8 @@ class OpenVinoEngine(FileEngine):
     def _compile(self, batch_size: int) -> _Compiled:
         from openvino import PartialShape
 
+        if is_forked("openvino"):  # to compile, it would wait for threads of its parent's; what is compiled runs
+            raise forked_error("OpenVINO")
         model = self._model.clone()
         model.reshape({model.input(0): PartialShape([batch_size, 3, *self.image_size])})
         if batch_size > PIECE:

@@ -1,4 +1,5 @@
-"""What threads and forked processes share of torch: one tracer, and threads that a fork loses. Imports no torch."""
+"""What threads and forked processes share: torch's one tracer, and threads of runtimes that a fork loses. Imports no
+torch."""
 
 from __future__ import annotations
 
@@ -14,14 +15,21 @@ if TYPE_CHECKING:
 TRACING = threading.RLock()
 """Held while torch exports, compiles or rebuilds a graph: it keeps what it is at in variables of the whole process."""
 _FIRST: dict[str, int] = {}
-"""The process in which torch first used threads, or an accelerator, by the kind of the device."""
+"""The process that first started threads of a runtime, or used an accelerator, by the name of either."""
+
+
+def is_forked(name: str) -> bool:
+    """Whether this process was forked from one that started threads of this runtime or used this accelerator. If nobody
+    has done so yet, this process is the first.
+    """
+    return _FIRST.setdefault(name, os.getpid()) != os.getpid()
 
 
 def check_fork(device: torch.device) -> None:
     """See that torch can compute in this process.
 
     A process forked from one in which torch has computed waits forever for threads that it does not have (GNU OpenMP),
-    or has no accelerator. With one thread torch computes in it too; so do ONNX Runtime and OpenVINO, with any number.
+    or has no accelerator. With one thread torch computes in it too.
 
     Raises:
         ConfigError: it cannot.
@@ -30,9 +38,13 @@ def check_fork(device: torch.device) -> None:
 
     if device.type == "cpu" and torch.get_num_threads() == 1:
         return
-    if _FIRST.setdefault(device.type, os.getpid()) != os.getpid():
-        one = ", or torch.set_num_threads(1) in this one" if device.type == "cpu" else ""
-        raise ConfigError(
-            "this process was forked from one in which torch had computed already, and torch would hang in it",
-            f"start processes by spawn and load the classifier in each{one}",
-        )
+    if is_forked(device.type):
+        raise forked_error("torch", ", or torch.set_num_threads(1) in this one" if device.type == "cpu" else "")
+
+
+def forked_error(runtime: str, choice: str = "") -> ConfigError:
+    """The error of a runtime that would hang; `choice` is what else to do."""
+    return ConfigError(
+        f"this process was forked from one in which {runtime} had computed already, and {runtime} would hang in it",
+        f"start processes by spawn and load the classifier in each{choice}",
+    )
