@@ -225,10 +225,17 @@ def test_another_head_is_refused_at_once(name, tiny_config, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_tensors_that_share_memory_are_not_saved(tiny_config, tmp_path):
+    model = create_model(tiny_config)
+    model.head.twin = model.head.classes
+    with pytest.raises(ConfigError, match="cannot be saved: Some tensors share memory"):
+        Classifier(model).save(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_change_that_shows_in_no_weight_is_not_saved(tiny_config, tmp_path):
     model = create_model(tiny_config)
-    model.head.norm = torch.nn.Sequential(model.head.norm, torch.nn.Tanh())
-    model.head.norm.weight, model.head.norm.bias = model.head.norm[0].weight, model.head.norm[0].bias
+    model.head.hidden.register_forward_hook(lambda module, given, found: torch.tanh(3 * found))
     with pytest.raises(ConfigError, match="not the one that its config describes"):
         Classifier(model).save(tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -2,10 +2,13 @@
 
 import json
 import re
+from pathlib import Path
 
+import numpy as np
 import onnx
 import openvino
 import pytest
+from PIL import Image
 
 from coatnet.classifier import Classifier
 from coatnet.classifier.artefact import Artefact
@@ -45,6 +48,21 @@ def test_files_tell_what_they_need_and_no_more(kind, classifier, tmp_path):
     )
     assert "mean" not in graph  # a program that used it would normalise twice
     assert json.loads(graph["class_names"]) == list(NAMES)
+
+
+def test_the_examples_of_the_page_run(classifier, tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    export(classifier, tmp_path / "exports" / "demo", "onnx", pixels=True)
+    image = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "digit.png")
+    monkeypatch.chdir(tmp_path)
+    told = {}
+    for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(example.replace("BICUBIC", "BILINEAR"), "export.md", "exec"), told)
+    expected = classifier.predict(image)
+    assert told["names"][told["probabilities"].argmax()] == expected.label
+    assert told["probabilities"].max() == pytest.approx(expected.probability, abs=1e-4)
+    assert capsys.readouterr().out.count(expected.label) == 2
 
 
 def facts(path, output) -> dict[str, str]:

@@ -29,6 +29,7 @@ from coatnet.runtime.engines import Engine, Precision, Runtime, TorchEngine
 if TYPE_CHECKING:
     from torch import nn
 
+NOT_DESCRIBED = "only what create_model gives can be saved; nothing was written"
 BATCH_SIZE = 32
 """Images that `predict` gives to the engine at once."""
 
@@ -172,7 +173,11 @@ class Classifier:
         def write(fresh: Path) -> None:
             from coatnet.model.weights import save_weights
 
-            save_weights(exact.model, fresh / WEIGHTS)
+            try:
+                save_weights(exact.model, fresh / WEIGHTS)
+            except RuntimeError as error:  # of tensors that share memory, which no file of create_model's has
+                reason = str(error).strip().partition(",")[0]
+                raise ConfigError(f"the network cannot be saved: {reason}", NOT_DESCRIBED) from None
             whole = proof.replace(sha256=sha256(fresh / WEIGHTS))
             contents = Contents(config=config, preprocess=self.preprocess, labels=self.class_names, fingerprint=whole)
             contents.write(fresh)
@@ -303,7 +308,7 @@ def _check_described(folder: Path, contents: Contents, device: str) -> None:
         reason = error.message.replace(f"{folder / WEIGHTS}", "the weights").replace(f"{folder}", "the folder")
         raise ConfigError(
             f"the network is not the one that its config describes: {reason}",
-            "only what create_model gives can be saved; nothing was written",
+            NOT_DESCRIBED,
         ) from None
 
 
