@@ -206,3 +206,55 @@ def test_images_and_classifiers_are_imported_without_torch():
     parts = "coatnet.classifier, coatnet.data.images, coatnet.data.preprocess, coatnet.evaluation.metrics"
     code = f"import sys; sys.modules['torch'] = None; import {parts}, coatnet.pages.page, coatnet.pages.plots"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["tiny", "timm/resnet10t"])
+def test_another_head_is_refused_at_once(name, tiny_config, tmp_path):
+    model = create_model(tiny_config) if name == "tiny" else create_model(name, num_classes=3)
+    parent, layer = (model.head, "classes") if name == "tiny" else (model, "fc")
+    head = getattr(parent, layer)
+    setattr(parent, layer, torch.nn.Linear(head.in_features, 7))
+    with pytest.raises(ConfigError, match="gives 7 logits; the model's config describes 3"):
+        Classifier(model)
+    setattr(parent, layer, torch.nn.Sequential(torch.nn.Linear(head.in_features, 7), torch.nn.ReLU()))
+    classifier = Classifier(model)
+    with pytest.raises(ConfigError, match="7 logits for 3 class names"):
+        classifier.predict(np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(ConfigError, match="not the one that its config describes"):
+        classifier.save(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensors_that_share_memory_are_not_saved(tiny_config, tmp_path):
+    model = create_model(tiny_config)
+    model.head.twin = model.head.classes
+    with pytest.raises(ConfigError, match="cannot be saved: Some tensors share memory"):
+        Classifier(model).save(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_change_that_shows_in_no_weight_is_not_saved(tiny_config, tmp_path):
+    model = create_model(tiny_config)
+    model.head.hidden.register_forward_hook(lambda module, given, found: torch.tanh(3 * found))
+    with pytest.raises(ConfigError, match="not the one that its config describes"):
+        Classifier(model).save(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "image",
+    [None, "https://example.org/1.jpg", torch.zeros(3, 32, 32, requires_grad=True), iter(()), {"1.jpg"}, 3.5],
+)
+def test_what_is_no_image_is_one_plain_error(image, tiny_classifier):
+    with pytest.raises(ConfigError) as caught:
+        Classifier.load(tiny_classifier, "cpu").predict(image)
+    assert caught.value.hint
+    assert "\n" not in caught.value.message
+
+
+def test_bytes_of_every_kind_are_read(tiny_classifier):
+    classifier, buffer = Classifier.load(tiny_classifier, "cpu"), io.BytesIO()
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(buffer, "PNG")
+    expected = classifier.predict(buffer.getvalue())
+    assert classifier.predict(bytearray(buffer.getvalue())) == expected
+    assert classifier.predict(memoryview(buffer.getvalue())) == expected

@@ -2,6 +2,7 @@
 
     artefact.json       form, sizes, the files of the network and their sha256
     224x224.onnx        the network for each size; .xml and .bin for OpenVINO, .pt2 for torch
+    pixels-224x224.onnx a graph from pixels to probabilities, for programs without coatnet; where it was asked for
     preprocess.json labels.json fingerprint.json README.md      as in a classifier folder
 
 What `coatnet export` writes, and what the cache of converted networks holds. Reading one imports no torch, unless the
@@ -10,8 +11,8 @@ network is torch's.
 
 from __future__ import annotations
 
-import os
-import shutil
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from coatnet.classifier.facts import facts_of
 from coatnet.classifier.fingerprint import check_fingerprint, fingerprint_image, take_fingerprint
 from coatnet.classifier.folder import FingerprintRecord, LabelsRecord, parse, sha256, write
 from coatnet.data.preprocess import Preprocess
@@ -27,6 +29,7 @@ from coatnet.errors import ConfigError, ModelFileError, QualityError
 from coatnet.frozen import Frozen
 from coatnet.runtime.agreement import BFLOAT16_LIMIT, compare
 from coatnet.runtime.engines import Engine, Precision, TorchEngine
+from coatnet.runtime.file_engine import files_beside
 from coatnet.version import __version__
 
 if TYPE_CHECKING:
@@ -36,10 +39,13 @@ RECORD = "artefact.json"
 JSON_FILES = (RECORD, "preprocess.json", "labels.json", "fingerprint.json")
 FORMAT = 1
 ROUNDED_TOLERANCE = 0.5
-"""Largest difference of the fingerprint's logits, in their standard deviations, for a network in bfloat16 or int8: it
-was compared with float32 when it was made. Other weights differ by 4 (see `fingerprint.py`)."""
+"""Largest difference of the fingerprint's logits, in their standard deviations, for a network in bfloat16 or int8, from
+those that it had itself when it was made, perhaps on another CPU. Other weights differ by 4 (see `fingerprint.py`)."""
 CHECKED_IMAGES = 8
 """Generated images on which a converted network is compared with the one that it was made of."""
+
+GRAPH_FILES = re.compile(r"(pixels-)?[0-9]+x[0-9]+\.(onnx|onnx\.data|xml|bin|pt2)")
+"""The files of networks and of graphs from pixels."""
 
 Kind = Literal["onnx", "openvino", "torch"]
 AskedPrecision = Literal["auto", "float32", "bfloat16"]
@@ -68,8 +74,10 @@ class ArtefactRecord(Frozen):
     """Whether weights and activations are quantized."""
     bfloat16_error: float | None = Field(None, ge=0)
     """Relative error of the logits in bfloat16 on generated images, where it was measured."""
+    bfloat16_logits: tuple[float, ...] | None = None
+    """What the first network says of the fixed image of the fingerprint in bfloat16, where it was asked."""
     files: dict[str, str]
-    """sha256 of every file of the networks."""
+    """sha256 of every file beside the JSON files, as it was written."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,13 @@ class About:
     """sha256 of the weights."""
     sizes: tuple[tuple[int, int], ...]
     """Heights and widths that it is converted for; the first is what images are resized to unless asked otherwise."""
+    licence: str = ""
+    """Of the weights; "" where it is not known."""
+
+    def facts(self, size: tuple[int, int], *, pixels: bool = False) -> dict[str, str]:
+        """What the file of the network for one size tells, see `facts_of`."""
+        preprocess = self.preprocess.replace(image_size=size)
+        return facts_of(preprocess, self.labels, self.source, self.licence, pixels=pixels)
 
 
 @dataclass(frozen=True)
@@ -99,16 +114,15 @@ class Artefact:
         """Parse the JSON files, and compare every checksum.
 
         Raises:
-            ModelFileError: a file is missing, damaged, a link, of a newer format or exchanged.
+            ModelFileError: a file is missing, damaged, of a newer format or exchanged. Links are followed, as the hub's
+                cache has them: what they lead to is proved like any other file.
         """
-        fingerprint = parse(_own_file(folder, JSON_FILES[-1]), FingerprintRecord)
+        fingerprint = parse(_found(folder, JSON_FILES[-1]), FingerprintRecord)
         for name in JSON_FILES[:-1]:
             _prove(folder, name, fingerprint.files.get(name))
         record = parse(folder / RECORD, ArtefactRecord)
-        for network in record.networks:
-            for name in _files_of(network.file):
-                if name in record.files or not name.endswith(".data") or (folder / name).exists():
-                    _prove(folder, name, record.files.get(name))
+        for name in _files_to_prove(folder, record):
+            _prove(folder, name, record.files.get(name))
         return cls(
             folder=folder,
             record=record,
@@ -142,12 +156,22 @@ class Artefact:
             ModelFileError: the runtime refuses the file, or its logits are not those of the fingerprint.
         """
         file = next(network.file for network in self.record.networks if network.image_size == image_size)
-        engine, rounded = _open(self, self.folder / file, precision)
+        engine, chosen = _open(self, self.folder / file, precision)
         if image_size == self.preprocess.image_size:
+            stored, limits = self.fingerprint, {}
+            if chosen == "bfloat16" and self.record.bfloat16_logits is not None:
+                stored = stored.replace(logits=self.record.bfloat16_logits)
+            if chosen == "bfloat16" or self.record.int8:
+                limits = {"logit_tolerance": ROUNDED_TOLERANCE}
             found = take_fingerprint(self.fingerprint.sha256, engine, self.preprocess)
-            limits = {"logit_tolerance": ROUNDED_TOLERANCE} if rounded else {}
-            check_fingerprint(self.folder, self.fingerprint, found, self.preprocess, **limits)
+            check_fingerprint(self.folder, stored, found, self.preprocess, **limits)
         return engine
+
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precisions in which this machine can run the networks."""
+        from coatnet.runtime.openvino_engine import has_bfloat16
+
+        return ("float32", "bfloat16") if self.record.kind == "openvino" and has_bfloat16() else ("float32",)
 
 
 def is_artefact(path: Path) -> bool:
@@ -172,12 +196,14 @@ def write_artefact(folder: Path, model: nn.Module, kind: Kind, about: About) -> 
 
     for height, width in about.sizes:
         path = folder / f"{height}x{width}{SUFFIX[kind]}"
-        convert(inference_form(model, (height, width)), kind, (3, height, width), path)
+        facts = about.facts((height, width))
+        convert(inference_form(model, (height, width)), kind, (3, height, width), path, facts)
     return finish_artefact(folder, model, kind, about)
 
 
 def finish_artefact(folder: Path, model: nn.Module, kind: Kind, about: About, *, int8: bool = False) -> Artefact:
-    """Write the records beside the files of the networks, and compare each with `model` on generated images.
+    """Write the records beside the files of the networks, and compare each with `model` on generated images. The proof
+    is what the network in its new form says.
 
     Args:
         folder: where the files of the networks are.
@@ -198,16 +224,25 @@ def finish_artefact(folder: Path, model: nn.Module, kind: Kind, about: About, *,
     )
     files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.suffix != ".json"}
     record = ArtefactRecord(kind=kind, networks=networks, int8=int8, files=files)
-    exact = TorchEngine(model, "cpu")
     if not int8:
-        record = record.replace(bfloat16_error=_checked(folder, record, exact, preprocess))
+        record = record.replace(bfloat16_error=_checked(folder, record, TorchEngine(model, "cpu"), preprocess))
+    first = folder / networks[0].file
+    proof = take_fingerprint(about.source, engine_of(kind, first), preprocess)
+    record = record.replace(bfloat16_logits=_bfloat16_logits(kind, first, preprocess))
     write(folder / RECORD, record)
     write(folder / "preprocess.json", preprocess)
     write(folder / "labels.json", LabelsRecord(labels=about.labels))
-    proof = take_fingerprint(about.source, exact, preprocess)
     proved = {name: sha256(folder / name) for name in JSON_FILES[:-1]}
     write(folder / JSON_FILES[-1], proof.replace(files=proved))
     return Artefact(folder, record, preprocess, about.labels, proof)
+
+
+def _bfloat16_logits(kind: Kind, path: Path, preprocess: Preprocess) -> tuple[float, ...] | None:
+    from coatnet.runtime.openvino_engine import OpenVinoEngine, has_bfloat16
+
+    if kind != "openvino" or not has_bfloat16():
+        return None
+    return take_fingerprint("", OpenVinoEngine(path, "bfloat16"), preprocess).logits
 
 
 def generated_images(preprocess: Preprocess, count: int = CHECKED_IMAGES) -> NDArray[np.float32]:
@@ -240,20 +275,22 @@ def _checked(folder: Path, record: ArtefactRecord, exact: Engine, preprocess: Pr
     return worst
 
 
-def _open(artefact: Artefact, path: Path, precision: AskedPrecision) -> tuple[Engine, bool]:
-    """The engine, and whether it rounds more than float32 does."""
+def _open(artefact: Artefact, path: Path, precision: AskedPrecision) -> tuple[Engine, Precision]:
+    """The engine, and its precision: `auto` takes bfloat16 where it was found good when the artefact was written."""
     record = artefact.record
     if record.kind != "openvino":
         if precision == "bfloat16":
             raise ConfigError(f"precision bfloat16 is not for {record.kind} artefacts", "leave precision out")
-        return engine_of(record.kind, path), False
+        return engine_of(record.kind, path), "float32"
     from coatnet.runtime.openvino_engine import OpenVinoEngine, has_bfloat16
 
-    small = record.int8 or (record.bfloat16_error is not None and record.bfloat16_error <= BFLOAT16_LIMIT)
+    small = record.bfloat16_error is not None and record.bfloat16_error <= BFLOAT16_LIMIT
+    if record.int8:  # what it loses was measured in every precision that this machine has
+        small = record.bfloat16_logits is not None
     chosen: Precision = "float32" if precision == "auto" else precision
     if precision == "auto" and small and has_bfloat16():
         chosen = "bfloat16"
-    return OpenVinoEngine(path, chosen), record.int8 or chosen == "bfloat16"
+    return OpenVinoEngine(path, chosen), chosen
 
 
 def engine_of(kind: Kind, path: Path) -> Engine:
@@ -271,30 +308,26 @@ def engine_of(kind: Kind, path: Path) -> Engine:
     return ExportedEngine(path)
 
 
-def _files_of(file: str) -> list[str]:
-    """The files that a runtime reads when it opens this one; `.data` is there for large networks only."""
-    return {".xml": [file, f"{Path(file).stem}.bin"], ".onnx": [file, f"{file}.data"]}.get(Path(file).suffix, [file])
+def _files_to_prove(folder: Path, record: ArtefactRecord) -> Sequence[str]:
+    """The files that a runtime opens, and what was written beside them for other programs, if it is still there."""
+    needed = [file.name for network in record.networks for file in files_beside(folder / network.file)]
+    graphs = [name for name in record.files if GRAPH_FILES.fullmatch(name)]
+    return [
+        name
+        for name in dict.fromkeys((*needed, *graphs))
+        if (folder / name).exists() or (name in needed and (name in record.files or not name.endswith(".data")))
+    ]
 
 
-def _own_file(folder: Path, name: str) -> Path:
+def _found(folder: Path, name: str) -> Path:
     path = folder / name
-    if path.is_symlink() or not path.is_file():
-        raise ModelFileError(f"{path} is {'a link' if path.is_symlink() else 'missing'}.", "Export it again.")
+    if not path.is_file():
+        raise ModelFileError(f"{path} is missing.", "Export it again.")
     return path
 
 
 def _prove(folder: Path, name: str, checksum: str | None) -> None:
-    if checksum is None or sha256(_own_file(folder, name)) != checksum:
+    if checksum is None or sha256(_found(folder, name)) != checksum:
         raise ModelFileError(
             f"{folder / name} is damaged or was exchanged: its sha256 is not the stored one.", "Export it again."
         )
-
-
-def move_into_place(fresh: Path, folder: Path) -> None:
-    """Give a finished folder its name; one that another process finished meanwhile stays."""
-    try:
-        os.rename(fresh, folder)
-    except OSError:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if not folder.is_dir():
-            raise

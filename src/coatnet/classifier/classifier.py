@@ -17,17 +17,19 @@ from coatnet.classifier.card import model_card
 from coatnet.classifier.fingerprint import take_fingerprint
 from coatnet.classifier.folder import CARD, WEIGHTS, Contents, replace_folder, sha256
 from coatnet.classifier.inputs import AnyImage, as_array
-from coatnet.classifier.opening import name_problem, open_engine, resized
+from coatnet.classifier.opening import name_problem, open_engine, proved_network, resized
 from coatnet.data.preprocess import Preprocess
-from coatnet.errors import ConfigError, QualityError
+from coatnet.errors import ConfigError, ModelFileError, QualityError
 from coatnet.model.catalogue import DEFAULT
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.guests import GuestConfig
+from coatnet.model.heads import classes_layers
 from coatnet.runtime.engines import Engine, Precision, Runtime, TorchEngine
 
 if TYPE_CHECKING:
     from torch import nn
 
+NOT_DESCRIBED = "only what create_model gives can be saved; nothing was written"
 BATCH_SIZE = 32
 """Images that `predict` gives to the engine at once."""
 
@@ -51,6 +53,10 @@ class Prediction:
 class Classifier:
     """Images in, class names out.
 
+    Any number of threads may use one classifier, and load others. It can be copied and pickled; a pickle of one that
+    runs in ONNX Runtime, OpenVINO or from an export holds the path of its file. In a forked process torch is refused
+    where it would hang (see `check_fork`), and OpenVINO where it would be loaded again; ONNX Runtime works there.
+
     Args:
         model_or_engine: what `create_model` gives, of which a copy runs on the fastest device of this machine; or an
             Engine.
@@ -58,8 +64,8 @@ class Classifier:
         class_names: one per logit, all different; default for a model with a config: "0", "1", ...
 
     Raises:
-        ConfigError: the model does not take RGB images, names do not fit the classes, or something is not given that
-            only a model's config can tell.
+        ConfigError: the model does not take RGB images, names do not fit the classes, something is not given that only
+            a model's config can tell, or the classes layer is not the one that the config describes.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class Classifier:
         if config is not None and config.input_channels != 3:
             raise ConfigError(f"input_channels is {config.input_channels}; a classifier takes RGB images, so 3.")
         if config is not None:
+            _check_classes(self.engine, config)
             preprocess = preprocess or Preprocess(image_size=(config.image_size, config.image_size))
             class_names = [str(index) for index in range(config.num_classes)] if class_names is None else class_names
         assert preprocess is not None
@@ -103,17 +110,20 @@ class Classifier:
 
         Raises:
             ImageError: an image cannot be read; the first one is named.
-            ConfigError: something that is no image, or top below 1.
+            ConfigError: something that is no image, top below 1, or class names that are not as many as the logits.
             QualityError: the logits are not finite.
         """
-        if top < 1:
-            raise ConfigError(f"top is {top}; it must be at least 1.")
+        if not isinstance(top, (int, np.integer)) or top < 1:
+            raise ConfigError(f"top is {top!r}; it must be a whole number, at least 1.")
         if not isinstance(images, (list, tuple)):
             return self.predict([images], top)[0]  # type: ignore[list-item]
         answers: list[Prediction] = []
         for start in range(0, len(images), BATCH_SIZE):
             pixels = [self.preprocess.resized(as_array(image)) for image in images[start : start + BATCH_SIZE]]
-            for row in softmax(self.logits(np.stack(pixels))):
+            logits = self.logits(np.stack(pixels))
+            if logits.shape[1] != len(self.class_names):
+                raise ConfigError(f"the network gives {logits.shape[1]} logits for {len(self.class_names)} class names")
+            for row in softmax(logits):
                 best = np.argsort(-row, kind="stable")[:top]
                 listed = tuple((self.class_names[index], float(row[index])) for index in best)
                 answers.append(Prediction(listed[0][0], listed[0][1], listed))
@@ -150,7 +160,8 @@ class Classifier:
             folder: its place: nothing, an empty folder, or a classifier folder, which is replaced.
 
         Raises:
-            ConfigError: `folder` holds other things, or the network is not one that `create_model` gives.
+            ConfigError: `folder` holds other things, or the network is not the one that `create_model` gives for its
+                config: what is read back would not be what was saved.
             QualityError: the network's logits are not finite.
         """
         engine, config = self.engine, _config_of(self.engine)
@@ -162,9 +173,15 @@ class Classifier:
         def write(fresh: Path) -> None:
             from coatnet.model.weights import save_weights
 
-            save_weights(exact.model, fresh / WEIGHTS)
+            try:
+                save_weights(exact.model, fresh / WEIGHTS)
+            except RuntimeError as error:  # of tensors that share memory, which no file of create_model's has
+                reason = str(error).strip().partition(",")[0]
+                raise ConfigError(f"the network cannot be saved: {reason}", NOT_DESCRIBED) from None
             whole = proof.replace(sha256=sha256(fresh / WEIGHTS))
-            Contents(config=config, preprocess=self.preprocess, labels=self.class_names, fingerprint=whole).write(fresh)
+            contents = Contents(config=config, preprocess=self.preprocess, labels=self.class_names, fingerprint=whole)
+            contents.write(fresh)
+            _check_described(fresh, contents, str(exact.device))
             (fresh / CARD).write_text(model_card(config, self.preprocess, self.class_names), encoding="utf-8")
             shutil.copymode(fresh / CARD, fresh / WEIGHTS)  # safetensors lets only the owner read
 
@@ -258,6 +275,41 @@ def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     powers = np.exp(wide - wide.max(axis=1, keepdims=True))
     shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return shares
+
+
+def _check_classes(engine: Engine, config: CoAtNetConfig | GuestConfig) -> None:
+    """See that the classes layer has the width that the config says.
+
+    Raises:
+        ConfigError: it has another.
+    """
+    if not isinstance(engine, TorchEngine):
+        return
+    state = engine.model.state_dict()
+    for layer in classes_layers(config):
+        weight = state.get(f"{layer}.weight")
+        if weight is not None and len(weight) != config.num_classes:
+            raise ConfigError(
+                f"the layer {layer} gives {len(weight)} logits; the model's config describes {config.num_classes}",
+                f"make the network by create_model with num_classes={len(weight)}, or delete its config and give "
+                "preprocess and class_names",
+            )
+
+
+def _check_described(folder: Path, contents: Contents, device: str) -> None:
+    """See that the network built from what was written is the one that was saved.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    try:
+        proved_network(folder, contents, device)
+    except ModelFileError as error:
+        reason = error.message.replace(f"{folder / WEIGHTS}", "the weights").replace(f"{folder}", "the folder")
+        raise ConfigError(
+            f"the network is not the one that its config describes: {reason}",
+            NOT_DESCRIBED,
+        ) from None
 
 
 def _config_of(engine: Engine) -> CoAtNetConfig | GuestConfig | None:

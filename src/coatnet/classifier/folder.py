@@ -1,10 +1,13 @@
 """The classifier folder: its files, read strictly and replaced whole."""
 
+import glob
 import hashlib
 import json
-import os
+import secrets
 import shutil
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
@@ -28,6 +31,10 @@ OWN = (WEIGHTS, *JSON_FILES, CARD, CONVERTED)
 """All that a classifier folder holds."""
 Record = TypeVar("Record", bound=Frozen)
 
+UNFINISHED_SECONDS = 24 * 3600
+"""An unfinished folder that has not changed for so long was left by a process that was killed."""
+ATTEMPTS = 10
+"""How often another process may take a folder's place between two system calls of ours, before that is an error."""
 MAX_JSON_BYTES = 16_000_000  # the names of ImageNet-21K's classes take under 1 MB
 
 
@@ -140,7 +147,8 @@ def find_folder(path: Path) -> Path:
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None], own: Collection[str] = OWN) -> None:
-    """Let `write` fill a new folder beside `folder`, then move it to its place. An error leaves what was there.
+    """Let `write` fill a new folder beside `folder`, then move it to its place. An error leaves what was there. Where
+    several threads or processes do so at once, each folder is whole and the last one stays.
 
     Args:
         folder: its place.
@@ -157,17 +165,46 @@ def replace_folder(folder: Path, write: Callable[[Path], None], own: Collection[
         listed = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
         raise ConfigError(f"{folder} is not only a classifier folder: it holds {listed}.", "Choose a new folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh, stale = (folder.with_name(f".{folder.name}.{os.getpid()}.{part}") for part in ("new", "old"))
-    shutil.rmtree(fresh, ignore_errors=True)
+    with unfinished_folder(folder) as fresh:
+        write(fresh)
+        for left in reversed(range(ATTEMPTS)):
+            if _exchanged(fresh, folder, last=not left):
+                return
+
+
+def _exchanged(fresh: Path, folder: Path, last: bool) -> bool:
+    """Whether `fresh` took the place of `folder`; False if another process was faster, unless it is the last time."""
+    with unfinished_folder(folder) as stale:
+        old = stale / "old"
+        with suppress(FileNotFoundError):
+            folder.rename(old)
+        try:
+            fresh.rename(folder)
+        except OSError:
+            if folder.exists() and not last:
+                return False
+            if old.exists():
+                old.rename(folder)
+            raise
+    return True
+
+
+@contextmanager
+def unfinished_folder(place: Path) -> Iterator[Path]:
+    """A new, empty folder beside `place`, for what shall get its name. At the end it is removed, if it is still there.
+
+    Nobody else has it: its name is drawn. What a killed process left beside `place` is removed as well.
+    """
+    for left in place.parent.glob(f".{glob.escape(place.name)}.*.unfinished"):
+        with suppress(OSError):  # another process removes it
+            if time.time() - left.stat().st_mtime > UNFINISHED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+    fresh = place.with_name(f".{place.name}.{secrets.token_hex(8)}.unfinished")
     fresh.mkdir()
     try:
-        write(fresh)
-        if folder.exists():
-            folder.rename(stale)
-        fresh.rename(folder)
+        yield fresh
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(stale, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

@@ -20,13 +20,18 @@ def build_network(folder: Path, contents: Contents) -> "nn.Module":
     Raises:
         ModelFileError: config.json describes a network that takes no RGB images, that cannot be built, or that is
             larger than the file of its weights; or the weights are of another.
+        ConfigError: this process was forked from one in which torch had computed.
     """
     config, path = contents.config, folder / "config.json"
     if config.input_channels != 3:
         raise ModelFileError(f"{path}: input_channels is {config.input_channels}; a classifier takes RGB images, so 3.")
+    import torch
+
     from coatnet.model.family import create_model
     from coatnet.model.weights import load_weights
+    from coatnet.runtime.sharing import check_fork
 
+    check_fork(torch.device("cpu"))
     held = (folder / WEIGHTS).stat().st_size // BYTES_PER_PARAMETER
     try:
         # Counted from the numbers alone, before anything is reserved for a network of that size.

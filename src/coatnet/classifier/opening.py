@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from coatnet.classifier.artefact import Artefact, AskedPrecision, generated_images, is_artefact
-from coatnet.classifier.conversions import converted
+from coatnet.classifier.conversions import open_converted
 from coatnet.classifier.fingerprint import check_fingerprint, take_fingerprint
 from coatnet.classifier.folder import Contents, find_folder
 from coatnet.classifier.network import build_network
@@ -45,11 +45,13 @@ def open_engine(
     preprocess = resized(contents.preprocess, image_size)
     chosen = choose_runtime(runtime or "torch", device)
     if chosen == "torch" or chosen == "compiled":
-        exact = _proved_network(folder, contents, device)
+        exact = proved_network(folder, contents, device)
         return _in_torch(exact, preprocess, precision, chosen), preprocess, contents.labels
     _check_cpu(chosen, device)
-    artefact = converted(folder, chosen, contents, preprocess, lambda: _proved_network(folder, contents).model)
-    return artefact.engine(preprocess.image_size, precision), preprocess, contents.labels
+    engine = open_converted(
+        folder, chosen, contents, preprocess, precision, lambda: proved_network(folder, contents).model
+    )
+    return engine, preprocess, contents.labels
 
 
 def resized(preprocess: Preprocess, image_size: tuple[int, int] | None) -> Preprocess:
@@ -79,8 +81,9 @@ def _in_torch(
     from coatnet.runtime.compiled_engine import CompiledEngine
 
     def engine(precision: Precision) -> Engine:
-        kind = CompiledEngine if runtime == "compiled" else TorchEngine
-        return kind(exact.model, str(exact.device), precision)
+        if runtime == "compiled":
+            return CompiledEngine(exact.model, str(exact.device), precision)
+        return TorchEngine(exact.model, str(exact.device), precision, copy=False)
 
     if asked != "auto":
         return engine(asked)
@@ -91,7 +94,7 @@ def _in_torch(
     return engine("float32")
 
 
-def _proved_network(folder: Path, contents: Contents, device: str = "cpu") -> TorchEngine:
+def proved_network(folder: Path, contents: Contents, device: str = "cpu") -> TorchEngine:
     """The network in float32.
 
     Raises:

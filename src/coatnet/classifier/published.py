@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from coatnet.data.preprocess import Preprocess
 from coatnet.errors import ConfigError, ModelFileError
 from coatnet.frozen import explain
-from coatnet.model.published import Published
+from coatnet.model.published import Published, is_published_name
 
 # timm's word for each way to resize, and ours.
 _RESIZE = {"center": "crop", "squash": "stretch", "border": "pad"}
@@ -38,6 +38,16 @@ def preprocess_of(record: Published) -> Preprocess:
             f"the preprocessing of {record.architecture} is none that coatnet has: {explain(error)}",
             "choose other weights",
         ) from None
+
+
+def licence_of(source: str) -> str:
+    """The licence of published weights as timm's registry gives it; "" for anything else. Nothing is downloaded."""
+    if not is_published_name(source):
+        return ""
+    try:
+        return Published.registered(source).license or ""
+    except (ConfigError, ValidationError):  # weights that this timm does not know
+        return ""
 
 
 def class_names_of(record: Published) -> tuple[str, ...]:

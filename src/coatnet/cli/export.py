@@ -65,5 +65,6 @@ def export(  # noqa: PLR0913 (flags)
         pixels=pixels,
         int8=quantization,
         source=runs.weights_of(place),
+        licence=runs.find_licence(classifier),
     )
     show_json(done.as_dict()) if json else show_exported(done)

@@ -14,6 +14,7 @@ from coatnet.classifier import Classifier
 from coatnet.classifier.artefact import AskedPrecision, is_artefact
 from coatnet.classifier.doctor import Sample
 from coatnet.classifier.folder import Contents, find_folder
+from coatnet.classifier.published import licence_of
 from coatnet.cli.flags import Asked
 from coatnet.data.images import ImageError, decode
 from coatnet.data.listing import IMAGE_SUFFIXES
@@ -166,6 +167,13 @@ def tell_runtime(classifier: Classifier, runtime: Runtime) -> None:
 def weights_of(path: Path) -> str:
     """sha256 of the weights of a classifier folder, "" for published weights."""
     return Contents.read(find_folder(path)).fingerprint.sha256 if path.exists() else ""
+
+
+def find_licence(word: str) -> str:
+    """The licence of published weights, or of those that a run started from; "" where it is not known."""
+    run = run_of(Path(word)) if Path(word).exists() else None
+    initial = RunFolder(run).read_config().initial if run else None
+    return licence_of(initial.source if initial else word)
 
 
 def quantization_of(path: Path, data: str | None, max_drop: float | None) -> Int8:

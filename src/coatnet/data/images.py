@@ -12,11 +12,8 @@ What each kind of file becomes:
 import io
 import os
 import stat
-import threading
-import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +23,7 @@ from pydantic import Field
 
 from coatnet.errors import DataError
 from coatnet.frozen import Frozen
+from coatnet.quiet import ignore_warnings
 
 # What a server opens: the three formats of the web. Every further decoder is more surface for hostile bytes,
 # and libtiff writes to the process's stderr for each bad file.
@@ -122,7 +120,7 @@ def decode(
     check_bytes(len(data), limits)
     file_format = check_format(data, limits)
     try:
-        with _quiet_pillow():
+        with ignore_warnings(r"PIL\."):
             return _decoded(data, file_format, limits, enough)
     except ImageError:
         raise
@@ -302,35 +300,3 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-class _Quiet:
-    """How many threads are inside `_quiet_pillow`, and what undoes the filter of the first of them."""
-
-    lock = threading.Lock()
-    num_inside = 0
-    undo: Callable[..., object] | None = None
-
-
-@contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Ignore the warnings of Pillow while any thread decodes: what they warn of is checked or an error here.
-
-    `warnings.catch_warnings` alone is not safe with threads: the second to enter would save the first one's filters
-    and put them back for good. So the first in installs the filter and the last out takes it away.
-    """
-    with _Quiet.lock:
-        if _Quiet.num_inside == 0:
-            catcher = warnings.catch_warnings()
-            catcher.__enter__()
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            _Quiet.undo = catcher.__exit__
-        _Quiet.num_inside += 1
-    try:
-        yield
-    finally:
-        with _Quiet.lock:
-            _Quiet.num_inside -= 1
-            if _Quiet.num_inside == 0 and _Quiet.undo is not None:
-                _Quiet.undo(None, None, None)
-                _Quiet.undo = None

@@ -16,7 +16,7 @@ from coatnet.classifier.card import artefact_card
 from coatnet.classifier.fingerprint import fingerprint_image
 from coatnet.classifier.folder import CARD, replace_folder
 from coatnet.classifier.opening import resized
-from coatnet.errors import ConfigError, QualityError
+from coatnet.errors import ConfigError, ModelFileError, QualityError
 from coatnet.export.pixels import write_pixels
 from coatnet.export.quantization import Int8, quantize
 from coatnet.runtime.agreement import Agreement, compare
@@ -68,6 +68,7 @@ def export(  # noqa: PLR0913 (options are keywords)
     pixels: bool = False,
     int8: Int8 | None = None,
     source: str = "",
+    licence: str = "",
 ) -> Exported:
     """Write an artefact folder.
 
@@ -80,6 +81,7 @@ def export(  # noqa: PLR0913 (options are keywords)
         pixels: write a graph from uint8 pixels to probabilities as well, for programs without coatnet.
         int8: quantize; only for OpenVINO.
         source: sha256 of the weights, stored to tell where the artefact comes from.
+        licence: of the weights, stored in the files of the networks.
 
     Raises:
         ConfigError: these options do not go together, or the folder holds other things.
@@ -96,26 +98,46 @@ def export(  # noqa: PLR0913 (options are keywords)
     chosen = tuple(sizes) or (classifier.preprocess.image_size,)
     for size in chosen:
         resized(classifier.preprocess, size)
-    about = About(classifier.preprocess, classifier.class_names, source, chosen)
+    about = About(classifier.preprocess, classifier.class_names, source, chosen, licence)
     done: list[Exported] = []
 
     def write(fresh: Path) -> None:
-        drop = None
+        drop: float | None = None
+        agreements: tuple[Agreement, ...] = ()
+        (fresh / CARD).write_text(artefact_card(kind, classifier.class_names, chosen, pixels), encoding="utf-8")
+        if pixels:
+            write_pixels(fresh, classifier, kind, about)
         if int8 is None:
             artefact = write_artefact(fresh, engine.model, kind, about)
             agreements = tuple(_proved(classifier, artefact, size, images or _generated()) for size in chosen)
-            if pixels:
-                write_pixels(fresh, classifier, kind, chosen)
         else:
-            drop = quantize(fresh, classifier, chosen[0], int8)
-            artefact, agreements = finish_artefact(fresh, engine.model, kind, about, int8=True), ()
-        (fresh / CARD).write_text(artefact_card(kind, classifier.class_names, chosen, pixels), encoding="utf-8")
+            drop = quantize(fresh, classifier, chosen[0], int8, about.facts(chosen[0]))
+            artefact = finish_artefact(fresh, engine.model, kind, about, int8=True)
+        _open_again(fresh)
         error = artefact.record.bfloat16_error
         done.append(Exported(folder, kind, chosen, agreements, not len(images), error, drop))
 
     own = {entry.name for entry in folder.iterdir()} if is_artefact(folder) else set()
     replace_folder(folder.absolute(), write, own)
     return done[0]
+
+
+def _open_again(folder: Path) -> None:
+    """Read what was written as whoever gets it will, in every precision that this machine has.
+
+    Raises:
+        QualityError: it would be refused.
+    """
+    try:
+        artefact = Artefact.read(folder)
+        for network in artefact.record.networks:
+            for precision in artefact.precisions():
+                artefact.engine(network.image_size, precision)
+    except ModelFileError as error:
+        raise QualityError(
+            f"the exported network would be refused: {error.message}",
+            "nothing was written; report it with the config.json of this network",
+        ) from None
 
 
 def _proved(classifier: Classifier, artefact: Artefact, size: tuple[int, int], images: Sequence[Image]) -> Agreement:

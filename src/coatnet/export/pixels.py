@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coatnet.classifier import Classifier
-from coatnet.classifier.artefact import Kind
+from coatnet.classifier.artefact import About, Kind
 from coatnet.classifier.classifier import softmax
 from coatnet.classifier.fingerprint import fingerprint_image
 from coatnet.errors import QualityError
@@ -48,18 +48,19 @@ class FromPixels(nn.Module):
         return torch.softmax(self.network(images_BCHW), -1)
 
 
-def write_pixels(folder: Path, classifier: Classifier, kind: Kind, sizes: Sequence[tuple[int, int]]) -> None:
+def write_pixels(folder: Path, classifier: Classifier, kind: Kind, about: About) -> None:
     """Write `pixels-HxW` beside the network of each size, and compare its probabilities with the classifier's.
 
     Raises:
         QualityError: they are not the same.
     """
     assert isinstance(classifier.engine, TorchEngine)
-    for height, width in sizes:
+    for height, width in about.sizes:
         path = folder / f"pixels-{height}x{width}{SUFFIX[kind]}"
         preprocess = classifier.preprocess.replace(image_size=(height, width))
         network = inference_form(classifier.engine.model, (height, width))
-        convert(FromPixels(network, preprocess.mean, preprocess.std), kind, (height, width, 3), path)
+        facts = about.facts((height, width), pixels=True)
+        convert(FromPixels(network, preprocess.mean, preprocess.std), kind, (height, width, 3), path, facts)
         image = preprocess.resized(fingerprint_image())
         pixels = np.stack([image[:, ::step] for step in (1, -1)][:CHECKED_IMAGES])
         expected = softmax(TorchEngine(classifier.engine.model, "cpu").logits(preprocess.normalized(pixels)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from coatnet.errors import CoatnetError, ConfigError, ModelFileError
 from coatnet.model.config import changed
 from coatnet.model.guests import PREFIX, GuestConfig, build, check_guest, finish_guest, first_line, guest
+from coatnet.quiet import ignore_warnings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,8 +52,7 @@ def load_guest(record: Published, weights: Path, changes: Mapping[str, object]) 
     # With the weights' own head first: only then is timm strict about names.
     source = {"num_classes": record.num_classes, "input_size": record.input_size, "state_dict": tensors}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of how timm resizes tables: no user could mend it
+        with ignore_warnings():  # of how timm resizes tables: no user could mend it
             module: Any = build(config, num_classes=record.num_classes, pretrained=True, pretrained_cfg_overlay=source)
     except (CoatnetError, MemoryError):
         raise

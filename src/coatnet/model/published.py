@@ -47,6 +47,8 @@ class Published(Frozen):
     crop_mode: Literal["center", "squash", "border"] = "center"
     """center: resize the shorter side and cut. squash: lose the aspect ratio. border: fill up. The oldest records do
     not say it: there was only `center`."""
+    license: str | None = None
+    """Of the weights, as the record says it."""
     label_names: tuple[str, ...] | None = None
     """Class names in the order of the logits."""
     label_descriptions: dict[str, str] | None = None

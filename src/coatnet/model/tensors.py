@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-import warnings
+import threading
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from coatnet.errors import ModelFileError
+from coatnet.quiet import ignore_warnings
 
 PICKLED = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 """Endings of files that `torch.save` wrote, `.pth.tar` among them."""
@@ -36,6 +37,8 @@ PREFIXES = ("module.", "_orig_mod.")
 MAX_HEADER_BYTES = 16_000_000
 """A tensor takes about 100 bytes in a safetensors header; coatnet_7 has 1,500 of them."""
 
+_SAFE_GLOBALS = threading.Lock()
+"""Held while torch's list of what may be unpickled, one for the whole process, is longer."""
 _NOT_OURS = "take the file from its source again, or give one in safetensors form"
 
 
@@ -108,8 +111,8 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
         _check_archive(path)
         # timm's training checkpoints hold their command line beside the weights: a Namespace, which executes nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong is said below, in one line
+        # What is wrong is said below, in one line.
+        with _SAFE_GLOBALS, torch.serialization.safe_globals([argparse.Namespace]), ignore_warnings():
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a parser may say of bytes made to confuse it
         raise ModelFileError(f"{path} is refused: {_reason(error)}", _NOT_OURS) from None

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from coatnet.errors import MissingPartError
 from coatnet.runtime.batches import in_batches
 from coatnet.runtime.engines import Engine, Precision, find_device
+from coatnet.runtime.sharing import TRACING, check_fork
 
 if TYPE_CHECKING:
     import torch
@@ -36,16 +37,31 @@ class CompiledEngine(Engine):
     def __init__(self, model: nn.Module, device: str = "auto", precision: Precision = "float32") -> None:
         self._model = model
         self.device = find_device(device)
+        check_fork(self.device)
         check_compiler(self.device)
         self.precision: Precision = precision
         self.description = f"torch compiled on {self.device}, {precision}"
-        self._compiled: dict[tuple[int, ...], Callable[[torch.Tensor], torch.Tensor]] = {}
+        self._compiled: dict[tuple[int, int], Callable[[torch.Tensor], torch.Tensor]] = {}
+        self._ready: set[tuple[int, ...]] = set()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy or a pickle takes the network along, and compiles anew."""
+        return type(self), (self._model, str(self.device), self.precision)
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """(B, 3, H, W) float32 -> (B, classes) float32."""
         return in_batches(np.ascontiguousarray(images, np.float32), self._run)
 
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        check_fork(self.device)
+        if images.shape in self._ready:
+            return self._compute(images)
+        with TRACING:  # torch compiles when it first meets a shape
+            found = self._compute(images)
+            self._ready.add(images.shape)
+        return found
+
+    def _compute(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         import torch
 
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
@@ -80,7 +96,8 @@ def check_compiler(device: torch.device) -> None:
     if device.type == "cpu" and shutil.which(compiler) is None:
         raise _no_compiler(f"there is no {compiler}")
     try:
-        torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
+        with TRACING:
+            torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
     except Exception as error:  # the compiler's own, torch's of many kinds, the system's
         raise _no_compiler(str(error).strip().partition("\n")[0]) from None
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from coatnet.errors import ConfigError, MissingPartError, install_hint
 from coatnet.ranks import local_rank, world_size
+from coatnet.runtime.sharing import check_fork
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ EXTRA = install_hint("export")
 
 
 class Engine(ABC):
-    """Preprocessed images in, logits out."""
+    """Preprocessed images in, logits out. Any number of threads may ask one engine at the same time."""
 
     description: str = ""
     """Runtime and precision in words, as "OpenVINO, bfloat16"."""
@@ -58,6 +59,8 @@ class TorchEngine(Engine):
     Raises:
         ConfigError: an unknown device name or precision.
         MissingPartError: the named device is not in this machine.
+
+    In a forked process the engine may be refused, see `check_fork`.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class TorchEngine(Engine):
         if precision not in ("float32", "bfloat16"):
             raise ConfigError(f"precision {precision!r} is unknown.", "Choose float32 or bfloat16.")
         self.device = find_device(device)
+        check_fork(self.device)
         self.precision: Precision = precision
         own = deepcopy(model) if copy else model
         self.model = own.eval().to(self.device).to(memory_format=torch.channels_last)
@@ -77,7 +81,8 @@ class TorchEngine(Engine):
         """(B, 3, H, W) float32 -> (B, classes) float32."""
         import torch
 
-        batch = torch.from_numpy(np.ascontiguousarray(images))
+        check_fork(self.device)
+        batch = torch.from_numpy(np.require(images, requirements=("C", "W")))  # torch warns of what is read only
         batch = batch.to(self.device, memory_format=torch.channels_last)
         half = self.precision == "bfloat16"
         # no_grad, not inference_mode: what a module caches here, such as a relative bias, may be used in training later

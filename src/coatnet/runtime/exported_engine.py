@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coatnet.errors import ModelFileError
-from coatnet.runtime.engines import Engine
+from coatnet.runtime.file_engine import FileEngine
+from coatnet.runtime.sharing import TRACING, check_fork
 
 MEMBERS = re.compile(
     r"[^/]+/(models/model\.json|data/(weights/(weight_\d+|model_weights_config\.json)"
@@ -36,7 +37,7 @@ MAX_JSON_BYTES = 64_000_000
 """coatnet_0's graph takes 0.5 MB; coatnet_7 has ten times as many blocks."""
 
 
-class ExportedEngine(Engine):
+class ExportedEngine(FileEngine):
     """An exported program on the CPU, in float32.
 
     Args:
@@ -49,9 +50,13 @@ class ExportedEngine(Engine):
     def __init__(self, path: Path) -> None:
         import torch
 
+        super().__init__(path)
+        self._device = torch.device("cpu")
+        check_fork(self._device)
         check_program(path)
         try:
-            self._module = torch.export.load(path).module()
+            with TRACING:
+                self._module = torch.export.load(path).module()
         except Exception as error:  # torch's errors here have no common base
             raise ModelFileError(f"{path} is refused: torch cannot read it: {error!s:.200}") from None
         self.description = "torch.export, float32"
@@ -60,8 +65,10 @@ class ExportedEngine(Engine):
         """(B, 3, H, W) float32 -> (B, classes) float32."""
         import torch
 
+        check_fork(self._device)
+        batch = torch.from_numpy(np.require(images, requirements=("C", "W")))
         with torch.no_grad():
-            found: NDArray[np.float32] = self._module(torch.from_numpy(np.ascontiguousarray(images))).numpy()
+            found: NDArray[np.float32] = self._module(batch).numpy()
         return found
 
 

@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coatnet.errors import MissingPartError, ModelFileError
-from coatnet.runtime.engines import EXTRA, Engine
+from coatnet.runtime.engines import EXTRA
+from coatnet.runtime.file_engine import FileEngine
 from coatnet.runtime.openvino_engine import check_size
 
 ERRORS_ONLY = 3
 """ONNX Runtime's severity: warnings speak of the graph, not to users."""
 
 
-class OnnxEngine(Engine):
+class OnnxEngine(FileEngine):
     """An ONNX file on the CPU, in float32.
 
     Args:
@@ -29,6 +30,7 @@ class OnnxEngine(Engine):
     """
 
     def __init__(self, path: Path) -> None:
+        super().__init__(path)
         runtime = import_onnxruntime()
         check_onnx(path)
         options = runtime.SessionOptions()
@@ -80,7 +82,7 @@ def check_onnx(path: Path) -> None:
         if tensor.data_location != onnx.TensorProto.EXTERNAL and not tensor.external_data:
             continue
         place = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-        if place != beside.name or beside.is_symlink() or not beside.is_file():
+        if place != beside.name or not beside.is_file():
             raise ModelFileError(
                 f"{path} is refused: it takes tensors from {place!r:.100}; only {beside.name!r} beside it is read.",
                 "Export it again.",
