@@ -46,6 +46,7 @@ def time_stages(
     config = model.config
     engine = TorchEngine(model, str(device), precision)
     network = engine.model
+    assert isinstance(network, CoAtNet)  # a copy of it
     starts: list[float] = []
     # A stage that continues another belongs to the same part.
     parts = [
