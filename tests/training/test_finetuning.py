@@ -111,7 +111,9 @@ def test_a_run_ends_when_validation_has_stopped_to_improve(tmp_path: Path, capfd
     position = next(index for index, score in enumerate(scores) if score[:2] == best)
     assert len(scores) == position + 3  # two more, neither better
     assert scores[-1][2] < 200
-    assert "no better evaluation in 2; the classifier is that of the best one" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "no better evaluation in 2, the run ends early" in told
+    assert f"the classifier is that of {f'step {scores[position][2]}' if position else 'the initial weights'}" in told
     step = scores[position][2]
     place = run.folder / "checkpoints" / f"step-{step:09d}" / "model.safetensors" if step else run.folder / INITIAL
     kept = read_tensors(place)
@@ -119,14 +121,15 @@ def test_a_run_ends_when_validation_has_stopped_to_improve(tmp_path: Path, capfd
     assert all(torch.equal(scored[name], kept[name]) for name in kept)
 
 
-def test_without_patience_it_goes_to_the_end_and_keeps_the_last(tmp_path: Path) -> None:
-    run = train(config(tmp_path / "source"), tmp_path / "run")
-    newest = max((run.folder / "checkpoints").iterdir())
-    assert newest.name == "step-000000012"
-    assert not (newest / "best.safetensors").exists()
-    better = json.loads((newest / "state.json").read_text())["better"]
-    file = {"averaged": "ema.safetensors", "raw": "model.safetensors"}[better]
-    scored, kept = read_tensors(run.classifier / "model.safetensors"), read_tensors(newest / file)
+def test_without_patience_it_goes_to_the_end_and_keeps_the_best(tmp_path: Path) -> None:
+    run = train(config(tmp_path / "source", save_every=4), tmp_path / "run")
+    lines = [line for line in read_metrics(run.folder / "metrics.jsonl") if line.get("evaluation") == "val"]
+    assert [line["step"] for line in lines] == [0, 4, 8, 12]
+    best = max(lines, key=lambda line: (line["top1"], -line["loss"]))
+    file = {"averaged": "ema.safetensors", "raw": "model.safetensors"}[best["weights"]]
+    place = run.folder / "checkpoints" / f"step-{best['step']:09d}" / file
+    kept = read_tensors(place if best["step"] else run.folder / INITIAL)
+    scored = read_tensors(run.classifier / "model.safetensors")
     assert all(torch.equal(scored[name], kept[name]) for name in kept)
 
 
@@ -142,12 +145,8 @@ def test_each_evaluation_tells_raw_and_averaged_weights_and_the_better_ones_are_
     assert all({name for name in line if name.endswith("_top1")} == names for line in lines if line["step"])
     assert all(line["top1"] == max(line[name] for name in names if name in line) for line in lines)
     assert all(line["top1"] == line[f"{line['weights']}_top1"] for line in lines)
-    assert (
-        lines[-1]["weights"]
-        == json.loads((max((run.folder / "checkpoints").iterdir()) / "state.json").read_text())["better"]
-    )
     evaluation = evaluate(Classifier.load(run.folder, device="cpu"), open_data(slow.data).val)
-    assert evaluation.top1 == lines[-1]["top1"]
+    assert evaluation.top1 == max(line["top1"] for line in lines)
 
 
 @pytest.mark.parametrize("patience", [None, 3])
@@ -175,7 +174,7 @@ def test_a_run_never_ends_below_its_own_start(
     assert all(line["top1"] < lines[0]["top1"] for line in lines[1:])
     before, after = read_tensors(run.folder / INITIAL), read_tensors(run.classifier / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert ("keeps the initial weights" in capfd.readouterr().err) == (patience is None)
+    assert "the classifier is that of the initial weights, the best on validation" in capfd.readouterr().err
 
 
 def test_a_higher_resolution_keeps_the_tables(tmp_path: Path) -> None:

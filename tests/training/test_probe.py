@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from sklearn.linear_model import LogisticRegression
 
-from coatnet.errors import ConfigError
 from coatnet.model.tensors import read_tensors
 from coatnet.training.config import lay_over
 from coatnet.training.log import read_metrics
@@ -66,5 +66,5 @@ def test_a_new_head_starts_from_the_probe_and_a_known_one_does_not(tmp_path: Pat
 
 
 def test_a_probe_needs_initial_weights() -> None:
-    with pytest.raises(ConfigError, match="new_head probe fits the features of initial weights"):
+    with pytest.raises(ValidationError, match="new_head probe fits the features of initial weights"):
         lay_over(small_data("digits"), optimizer={"new_head": "probe"})

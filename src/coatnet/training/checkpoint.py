@@ -30,7 +30,7 @@ from coatnet.training.sharding import as_shares_of, own_share, whole_on_main
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d{9})")
-_NUMBERS = {"step", "start", "last", "better", "best", "best_loss", "stale", "evaluated", "skipped", "seconds"}
+_NUMBERS = {"step", "better", "best", "best_loss", "best_step", "stale", "evaluated", "skipped", "seconds"}
 Weights = Literal["averaged", "raw"]
 """Which weights of a run: those of its last step, or their moving average."""
 
@@ -44,16 +44,14 @@ class TrainingState:
     ema: ModelEmaV3 | None
     step: int = 0
     """Steps done."""
-    start: float = 0.0
-    """Validation accuracy of the first weights, a fraction; 0 where they are random."""
-    last: float = 0.0
-    """Validation accuracy of the last evaluation, of its better weights."""
     better: Weights = "averaged"
     """The better weights of the last evaluation; the raw ones where there is no average."""
     best: float = 0.0
     """Best validation accuracy so far, a fraction."""
     best_loss: float = math.inf
     """Validation loss of that evaluation."""
+    best_step: int = 0
+    """Step of that evaluation."""
     stale: int = 0
     """Evaluations since that one."""
     evaluated: int = -1
@@ -61,7 +59,7 @@ class TrainingState:
     skipped: int = 0
     """Steps in a row, up to this one, that updated nothing."""
     best_weights: dict[str, Tensor] = field(default_factory=dict)
-    """The better ones of that evaluation, on the CPU; kept only if the run may end early."""
+    """The better ones of that evaluation, on the CPU; kept only if the classifier is that of the best."""
     seconds: float = 0.0
     """Spent in this run so far, all its parts together."""
     losses: list[Tensor] = field(default_factory=list)

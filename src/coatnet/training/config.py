@@ -127,8 +127,9 @@ class RunConfig(Frozen):
     """Steps between lines of metrics.jsonl. Default: 200 lines in the run."""
     patience: PositiveInt | None = None
     """Evaluations in a row without a better one after which the run ends; better is a higher validation accuracy, or
-    the same with a lower loss. The classifier is then that of the best evaluation. Default: all steps are done, and the
-    classifier is that of the last. Raw and averaged weights are compared at each evaluation."""
+    the same with a lower loss. Default: all steps are done. With patience, and in fine-tuning, the classifier is that
+    of the best evaluation, of which initial weights are one; else that of the last. Each compares raw and averaged
+    weights."""
     tensorboard: bool = False
     """Write TensorBoard files to the run's folder tensorboard too (needs the extra tensorboard)."""
 
@@ -201,6 +202,12 @@ class TrainConfig(Frozen):
                 "make it even, or set both to 0"
             )
         return self
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the classifier is that of the best evaluation: if the run may end early, and in fine-tuning, which
+        must not end below its own start."""
+        return self.run.patience is not None or self.initial is not None
 
 
 def lay_over(config: TrainConfig, **flags: dict[str, Any]) -> TrainConfig:

@@ -199,10 +199,9 @@ def _run(work: _Work) -> Run:
             log.say(line)
         try:
             _steps(work, trainer, log)
-            if trainer.is_worse_than_start:
-                log.say(
-                    "validation accuracy is below that of the initial weights; the classifier keeps the initial weights"
-                )
+            if work.config.keeps_best:
+                of = f"step {state.best_step}" if state.best_step else "the initial weights"
+                log.say(f"the classifier is that of {of}, the best on validation")
             classifier = save_classifier(trainer.chosen, str(trainer.device), work.config, folder)
             evaluation = take_score(classifier, work.splits, folder, work.stop.is_asked)
         except (Stopped, StopRequestedError):
@@ -252,7 +251,7 @@ def _steps(work: _Work, trainer: Trainer, log: RunLog | SilentLog) -> None:
         if stopping:
             raise StopRequestedError
     if state.step < run.steps:
-        log.say(f"step {state.step}: no better evaluation in {state.stale}; the classifier is that of the best one")
+        log.say(f"step {state.step}: no better evaluation in {state.stale}, the run ends early")
 
 
 def _next(batches: Iterator[Batch], count: int, stop: StopSignal) -> list[Batch]:

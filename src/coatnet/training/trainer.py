@@ -57,7 +57,6 @@ class Trainer:
         assert config.run.steps is not None
         self.config = config
         self.device = device
-        self.initial = initial
         self.precision: Precision = choose_precision(config.run.precision, device)
         torch.manual_seed(config.run.seed)
         model = create_model(config.model)
@@ -104,24 +103,14 @@ class Trainer:
 
     @property
     def chosen(self) -> nn.Module:
-        """What becomes the classifier, by the validation split: the first weights if the run ends less accurate than it
-        started, else the weights of the best evaluation if the run may end early, else the better of the last one."""
+        """What becomes the classifier: the weights of the best evaluation where they are kept, else the better of the
+        last one."""
         state = self.state
-        if not state.best_weights and not self.is_worse_than_start:
+        if not state.best_weights:
             return self.network_of(state.better)
         chosen = copy.deepcopy(self.network_of(state.better))
-        if self.is_worse_than_start:
-            assert self.initial is not None
-            load_weights(chosen, self.initial)
-        else:
-            chosen.load_state_dict(state.best_weights)
+        chosen.load_state_dict(state.best_weights)
         return chosen
-
-    @property
-    def is_worse_than_start(self) -> bool:
-        """Whether validation accuracy, that which decides, is below that of the first weights."""
-        state = self.state
-        return (state.best if state.best_weights else state.last) < state.start
 
     def note(self, better: Weights, evaluation: Evaluation) -> None:
         """Remember the evaluation on the validation split after a step.
@@ -131,14 +120,12 @@ class Trainer:
             evaluation: of these.
         """
         state = self.state
-        state.evaluated, state.better, state.last = state.step, better, evaluation.top1
-        if state.step == 0:
-            state.start = evaluation.top1
+        state.evaluated, state.better = state.step, better
         if rank(evaluation) <= (state.best, -state.best_loss):
             state.stale += 1
             return
-        state.best, state.best_loss, state.stale = evaluation.top1, evaluation.loss, 0
-        if self.config.run.patience is not None:
+        state.best, state.best_loss, state.best_step, state.stale = evaluation.top1, evaluation.loss, state.step, 0
+        if self.config.keeps_best:
             tensors = self.network_of(better).state_dict()
             state.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
