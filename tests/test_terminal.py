@@ -96,11 +96,12 @@ def test_warnings_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_names_of_any_bytes_print_where_the_terminal_knows_only_ascii(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
     for name in (b"caf\xe9", "größe".encode(), b"\x1b[31mred"):
-        folder = os.fsencode(tmp_path) + b"/" + name
+        folder = os.fsencode(tmp_path / "data") + b"/" + name
         os.mkdir(folder)
         Path(os.fsdecode(folder), "x.png").write_bytes(b"no image")
-    words = [sys.executable, "-m", "coatnet", "scan", os.fsdecode(os.fsencode(tmp_path)), "--report", "x.html"]
+    words = [sys.executable, "-m", "coatnet", "scan", "data", "--report", "x.html"]
     environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     done = subprocess.run(words, env=environment, capture_output=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr

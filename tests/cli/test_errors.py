@@ -111,7 +111,7 @@ WITHOUT_TORCH = {
     "train columns.parquet --image-column photo": (3, "'photo'", "'picture'"),
     "train labels.parquet": (3, "7"),
     "train numbers.parquet": (3, "numbers.parquet"),
-    "train no_header.csv": (3, "no_header.csv", "column"),
+    "train no_header.csv": (3, "Too few images", "'circle'"),
     "train missing.csv": (3, "missing.csv", "not/here.png"),
     "train cell.csv": (3, "cell.csv", "line 3"),
     "train empty.csv": (3, "empty.csv", "no rows"),

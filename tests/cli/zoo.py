@@ -52,7 +52,7 @@ def _make_data(root):
     (root / "cell.csv").write_text("path,label\nflowers/circle/0.png,circle\nflowers/cross/0.png,\n")
     (root / "empty.csv").write_text("path,label\n")
     (root / "split.csv").write_text("path,label,split\nflowers/circle/0.png,circle,trian\n")
-    (root / "binary.csv").write_bytes(b"\xff\xfe\x00\x80")
+    (root / "binary.csv").write_bytes(b"\xff\x00\x00\x80")
 
 
 def _fill(folder, content):

@@ -1,5 +1,6 @@
 """`export`: what it writes, what it refuses to write, and what it says."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -151,7 +152,7 @@ def test_int8_is_refused_where_it_loses_too_much(tiny_classifier, image_folder, 
 
     from coatnet.export import quantization
 
-    scores = iter([0.9, 0.5])
+    scores = itertools.chain([0.9], itertools.repeat(0.5))  # exact, then each precision
     honest = quantization.evaluate
     monkeypatch.setattr(quantization, "evaluate", lambda *words: replace(honest(*words), top1=next(scores)))
     assert main([*words, "--out", str(tmp_path / "second")]) == 6

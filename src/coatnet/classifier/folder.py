@@ -158,9 +158,9 @@ def replace_folder(folder: Path, write: Callable[[Path], None], own: Collection[
     Raises:
         ConfigError: `folder` holds anything else.
     """
-    if folder.exists() and not folder.is_dir():
+    if folder.is_file():
         raise ConfigError(f"{folder} is a file.", "Choose a new folder.")
-    foreign = sorted({entry.name for entry in folder.iterdir()} - set(own)) if folder.exists() else []
+    foreign = sorted(_names_in(folder) - set(own))
     if foreign:
         listed = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
         raise ConfigError(f"{folder} is not only a classifier folder: it holds {listed}.", "Choose a new folder.")
@@ -170,6 +170,14 @@ def replace_folder(folder: Path, write: Callable[[Path], None], own: Collection[
         for left in reversed(range(ATTEMPTS)):
             if _exchanged(fresh, folder, last=not left):
                 return
+
+
+def _names_in(folder: Path) -> set[str]:
+    """What a folder holds; nothing where it is not there, or goes while one looks."""
+    try:
+        return {entry.name for entry in folder.iterdir()}
+    except FileNotFoundError:
+        return set()
 
 
 def _exchanged(fresh: Path, folder: Path, last: bool) -> bool:

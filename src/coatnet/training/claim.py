@@ -28,7 +28,7 @@ GRACE = 1.0
 def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder, which is made if it is not there. A thread may hold it several times, one in the other.
 
-    A folder that was made for this and is empty at the end is removed.
+    Folders that were made for this and are empty at the end are removed.
 
     Args:
         folder: where a run, a search or a study is to be written.
@@ -55,8 +55,9 @@ def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
             if made and is_empty(folder):
                 (folder / LOCK).unlink(missing_ok=True)
         lock.release()
-        if made and is_empty(folder):
-            _remove(folder)
+        for one in made:
+            if is_empty(one):
+                _remove(one)
 
 
 def check_unheld(folder: Path) -> None:
@@ -75,15 +76,16 @@ def is_empty(folder: Path) -> bool:
     return folder.is_dir() and all(entry.name in (LOCK, HOLDER) for entry in folder.iterdir())
 
 
-def _make(folder: Path) -> bool:
-    """Make the folder; whether it was not there."""
+def _make(folder: Path) -> list[Path]:
+    """Make the folder and those above it; the ones that were not there, the innermost first."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
         if not folder.is_dir():
             raise ConfigError(f"{folder} is a file, not a folder for a run", "choose another folder") from None
-        return False
-    return True
+        return []
+    return missing
 
 
 def _remove(folder: Path) -> None:
