@@ -107,7 +107,10 @@ def test_a_conversion_does_not_hide_a_fingerprint_that_is_wrong(tiny_classifier,
         Classifier.load(folder, runtime="onnx")
 
 
-def test_a_folder_that_cannot_be_written_is_converted_in_the_users_cache(tiny_classifier, tmp_path, images):
+def test_a_folder_that_cannot_be_written_is_converted_in_the_users_cache(
+    tiny_classifier, tmp_path, images, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # other tests shall not find the conversion
     folder = shutil.copytree(tiny_classifier, tmp_path / "classifier")
     (folder / "converted").touch()  # no folder can be made here, whoever runs the tests
     expected = Classifier.load(folder, "cpu").logits(images)
