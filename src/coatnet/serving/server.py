@@ -30,6 +30,8 @@ NOTICE_SECONDS = 1.0
 GRACE_SECONDS = 5.0
 """Beyond the timeout of requests, for those whose body was still on its way. With the defaults that is half of the 30 s
 that Kubernetes gives."""
+LONGEST_DRAIN_SECONDS = 20.0
+"""Whatever the timeout: with the 5 s of a worker's end and the 1 s of the connections', less than those 30 s."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,8 @@ async def _drain(state: State, admission: Admission, server: _Server) -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
     notice = NOTICE_SECONDS if server.stopped_by == signal.SIGTERM else 0
-    while loop.time() - started < state.config.timeout + GRACE_SECONDS:
+    longest = min(state.config.timeout + GRACE_SECONDS, LONGEST_DRAIN_SECONDS)
+    while loop.time() - started < longest:
         if not admission.num_asking and loop.time() - started >= notice:
             return
         await asyncio.sleep(0.02)
