@@ -91,6 +91,47 @@ def test_what_infer_refuses(server, pictures):
     assert refused.json()["detail"].startswith("Image 1: ")
 
 
+def body_of_infer(picture, **changes):
+    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(picture).decode()]}
+    return {"inputs": [tensor], **changes}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ('{"inputs":[{"name":"image","shape":[1],"datatype":"BYTES","data":[' + "1," * 600_000 + "1]}]}", 413, None),
+        ('{"id":' + "[" * 600_000 + "]" * 600_000 + "}", 413, None),
+        ('{"id":' + "[" * 1000 + "]" * 1000 + "}", 422, "invalid"),
+        ('{"id":' + "1" * 600_000 + "}", 422, "invalid"),
+        ('{"id":1.' + "1" * 600_000 + "}", 422, "invalid"),
+        ('{"id":1e999}', 422, "invalid"),
+        ('{"id":NaN}', 422, "invalid"),
+        ('{"id":"a","id":"b"}', 422, "invalid"),
+        ('{"' + "k" * 600_000 + '":NaN}', 422, "invalid"),
+        ('{"parameters":{"' + "k" * 600_000 + '":[]}}', 422, "invalid"),
+        ('{"id":"\\ud800","inputs":[]}', 422, "invalid"),
+        (b'{"id":"\xff"}', 422, "invalid"),
+        ("", 422, "invalid"),
+        ("[]", 422, "invalid"),
+    ],
+)
+def test_json_that_would_cost_much_is_refused_before_it_does(server, body, status, code):
+    """The cause, not the seconds: 1.2 MB of `1,` took the event loop for ten when each element had an error."""
+    answer = server.client.post("/v2/models/tiny/infer", content=body)
+    check_problem(answer, status, code or "too_many_values")
+    assert len(answer.content) < 2000
+
+
+def test_infer_refuses_more_outputs_than_there_are_and_takes_keys_of_clients(server, pictures):
+    post = server.client.post
+    names = [{"name": "label"}] * 3
+    check_problem(post("/v2/models/tiny/infer", json=body_of_infer(pictures[0], outputs=names)), 422, "invalid")
+    known = body_of_infer(pictures[0], outputs=names[:1], model_name="tiny", model_version=None)
+    assert [output["name"] for output in post("/v2/models/tiny/infer", json=known).json()["outputs"]] == ["label"]
+    surrogate = json.dumps(body_of_infer(pictures[0], id="\ud800"))
+    check_problem(post("/v2/models/tiny/infer", content=surrogate), 422, "invalid")
+
+
 def test_what_predict_refuses(server, pictures):
     post = server.client.post
     check_problem(server.predict(b"no picture"), 415, "unsupported_format")

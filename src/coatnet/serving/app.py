@@ -27,7 +27,7 @@ from coatnet.serving.description import (
     PredictResponse,
 )
 from coatnet.serving.forms import image_of_form
-from coatnet.serving.kserve import create_router
+from coatnet.serving.kserve import INFER_SCHEMAS, create_router
 from coatnet.serving.messages import Classify, Explain, LookMethod
 from coatnet.serving.metrics import Metrics
 from coatnet.serving.problems import BUG, MEDIA_TYPE, ONE_AT_A_TIME, Problem, ProblemError
@@ -256,7 +256,7 @@ def _openapi(app: FastAPI, has_token: bool) -> dict[str, Any]:
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
         components = schema.setdefault("components", {})
-        components.setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
+        components.setdefault("schemas", {}).update(INFER_SCHEMAS, Problem=PROBLEM_SCHEMA)
         if has_token:
             components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             schema["security"] = [{"token": []}]

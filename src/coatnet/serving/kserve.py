@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Request
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from coatnet.classifier import Prediction
 from coatnet.frozen import Frozen
@@ -17,15 +17,24 @@ from coatnet.serving.config import LONGEST_TIMEOUT
 from coatnet.serving.messages import Classify
 from coatnet.serving.problems import LOADING, Problem, ProblemError
 from coatnet.serving.state import State, Timeout, problem_responses
+from coatnet.serving.strict_json import parse
 from coatnet.version import __version__
 
 VERSION = "1"
 """There is one version of the model: what was loaded last."""
 OUTPUTS = ("probabilities", "label")
+OTHER_VALUES = 1000
+"""Of a request, beside its images: names, parameters, and what clients add of their own."""
 Parameters = dict[str, str | int | float | bool]
 
 
-class InputTensor(Frozen):
+class _Request(Frozen):
+    """Clients add keys of their own, such as KServe's `model_name`, which the protocol lets servers pass over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class InputTensor(_Request):
     """Image files, each as base64."""
 
     name: Literal["image"]
@@ -36,21 +45,27 @@ class InputTensor(Frozen):
     data: Annotated[list[Annotated[str, Field(json_schema_extra={"format": "base64-image"})]], Field(min_length=1)]
 
 
-class OutputName(Frozen):
+class OutputName(_Request):
     """An output that is asked for."""
 
     name: Literal["probabilities", "label"]
     parameters: Parameters = Field(default_factory=dict)
 
 
-class InferRequest(Frozen):
+class InferRequest(_Request):
     """Body of `infer`."""
 
     id: str | None = None
     parameters: Parameters = Field(default_factory=dict)
     inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1)]
-    outputs: list[OutputName] | None = None
+    outputs: Annotated[list[OutputName], Field(max_length=len(OUTPUTS))] | None = None
     """Default: both."""
+
+
+_SCHEMA = InferRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+INFER_SCHEMAS = _SCHEMA.pop("$defs")
+"""The parts of the body, for the OpenAPI document: FastAPI does not see a body that it does not parse."""
+INFER_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
 
 
 class OutputTensor(Frozen):
@@ -136,9 +151,13 @@ def _add_model(router: APIRouter, state: State, path: str, is_known: Sequence[An
         return {"ready": True}
 
     @router.post(
-        f"{path}/infer", responses=problem_responses(400, 404, 413, 415, 422, 429, 503, 504), dependencies=is_known
+        f"{path}/infer",
+        responses=problem_responses(400, 404, 413, 415, 422, 429, 503, 504),
+        dependencies=is_known,
+        openapi_extra=INFER_BODY,
     )
-    async def infer(body: InferRequest, request: Request, timeout: Timeout = LONGEST_TIMEOUT) -> InferResponse:
+    async def infer(request: Request, timeout: Timeout = LONGEST_TIMEOUT) -> InferResponse:
+        body = await parse(await request.body(), InferRequest, state.batcher.capacity + OTHER_VALUES)
         images = _images(body, state)
         predictions = await ask(request, state.batcher, images, Classify(top=None), state.timeout(timeout))
         names = [output.name for output in body.outputs or ()] or OUTPUTS
