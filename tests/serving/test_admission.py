@@ -12,9 +12,11 @@ import psutil
 import pytest
 
 from coatnet.data.images import ImageError, decode
+from coatnet.serving.bodies import HeldBodies, client_of
 from coatnet.serving.config import ServeConfig
+from coatnet.serving.problems import ProblemError
 from coatnet.serving.server import bound
-from serving.conftest import picture
+from serving.conftest import MAX_BYTES, picture
 from serving.servers import Server, check_problem, wait_for
 
 LIMIT = 100_000
@@ -46,8 +48,8 @@ def say(server, *pieces, pause=0.0):
 
 
 def head(server, *lines):
-    token = f"Authorization: {server.headers['authorization']}"
-    return "\r\n".join(("POST /predict HTTP/1.1", "Host: x", token, *lines, "", "")).encode()
+    token = [f"{name}: {value}" for name, value in server.headers.items()]
+    return "\r\n".join(("POST /predict HTTP/1.1", "Host: x", *token, *lines, "", "")).encode()
 
 
 def check_answer(answer, status, code):
@@ -300,7 +302,10 @@ def test_who_drips_is_closed_and_the_others_are_served(server, count):
             lasted.append(time.monotonic() - began)
 
     silent = socket.create_connection(("127.0.0.1", server.port))
-    with silent, ThreadPoolExecutor(count) as pool:
+    # A body of which all but a byte came at once has bought no time by that: it would hold its memory.
+    stalled = socket.create_connection(("127.0.0.1", server.port))
+    stalled.sendall(head(server, "Content-Type: image/png", f"Content-Length: {MAX_BYTES}") + bytes(MAX_BYTES - 1))
+    with silent, stalled, ThreadPoolExecutor(count) as pool:
         for number in range(count):
             pool.submit(drip, number)
         good = []
@@ -313,6 +318,8 @@ def test_who_drips_is_closed_and_the_others_are_served(server, count):
         stop.set()
         silent.settimeout(3)
         assert silent.recv(100) == b""
+        stalled.settimeout(10)
+        check_answer(stalled.recv(65536), 408, "slow")
     assert set(good) == {200}
     assert max(lasted) <= 10
 
@@ -378,11 +385,43 @@ def test_bad_bodies_beside_good_ones(server, count):
         b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcde",
         b"POST /predict HTTP/1.1\r\nContent-Length: 5\r\n\r\nabcde",
         b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcdefgh\r\n",
     ],
 )
 def test_what_is_no_http(server, lines):
-    check_answer(say(server, lines), 400, "malformed")
+    answer = say(server, lines)
+    check_answer(answer, 400, "malformed")
+    assert b"connection: close" in answer
+
+
+def test_no_client_can_fill_the_memory_for_bodies():
+    bodies = HeldBodies(120)
+
+    def most(client):
+        """Held one by one until it is refused."""
+        for count in range(121):
+            try:
+                bodies.check(client, 1)
+            except ProblemError:
+                return count
+            bodies.hold(client, 1)
+        raise AssertionError("there is no end")
+
+    first, second = most("192.0.2.1"), most("192.0.2.2")
+    assert (first, second) == (60, 30)
+    bodies.check("192.0.2.3", 15)
+    with pytest.raises(ProblemError, match="memory"):
+        bodies.check("192.0.2.3", 16)
+    bodies.hold("192.0.2.1", -first)
+    bodies.hold("192.0.2.2", -second)
+    assert most("192.0.2.3") == 60
+
+
+def test_an_ipv6_client_has_all_addresses_of_its_network():
+    assert client_of("2001:db8::1") == client_of("2001:db8::ffff:1") != client_of("2001:db8:0:1::1")
+    assert client_of("fe80::1%eth0") == client_of("fe80::2")
+    assert client_of("192.0.2.1") != client_of("192.0.2.2")
 
 
 # --- counting --------------------------------------------------------------------------------------------------------
