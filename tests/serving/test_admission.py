@@ -175,14 +175,22 @@ def test_nothing_is_computed_for_who_has_left(halted):
     assert halted.metrics()["coatnet_images_computed_total"] == computed + 2
 
 
-def test_explanations_are_made_one_at_a_time(halted):
+def test_predictions_go_on_beside_an_explanation_that_hangs(small):
+    def explain(seconds):
+        headers = {"content-type": "image/png", "x-timeout-seconds": str(seconds)}
+        return small.client.post("/explain", content=picture(0), headers=headers)
+
+    assert explain(20).status_code == 200
+    first = small.explainer
+    first.suspend()
     with ThreadPoolExecutor(1) as pool:
-        headers = {"content-type": "image/png"}
-        first = pool.submit(halted.client.post, "/explain", content=picture(0), headers=headers)
-        wait_for(lambda: halted.metrics()["coatnet_images_waiting"] == 1)
-        check_problem(halted.client.post("/explain", content=picture(0), headers=headers), 429, "one_at_a_time")
-        halted.worker.resume()
-        assert first.result().status_code == 200
+        hangs = pool.submit(explain, 3)
+        wait_for(lambda: explain(1).json()["code"] == "one_at_a_time")
+        assert small.predict(picture(0)).status_code == 200
+        check_problem(hangs.result(), 504, "expired")
+    wait_for(lambda: not first.is_running())
+    assert explain(20).status_code == 200
+    assert small.metrics()["coatnet_worker_deaths_total"] == 0  # of those that predict
 
 
 # --- size ------------------------------------------------------------------------------------------------------------

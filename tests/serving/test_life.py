@@ -117,6 +117,14 @@ def test_sigterm_ends_a_server_whose_worker_hangs(tiny_classifier):
         assert not worker.is_running()
 
 
+def test_a_server_without_explanations_says_so(tiny_classifier):
+    with Server(tiny_classifier, "--no-explain") as server:
+        assert server.client.get("/model").json()["methods"] == []
+        answer = server.client.post("/explain", content=picture(0), headers={"content-type": "image/png"})
+        check_problem(answer, 422, "does_not_apply")
+        assert "--no-explain" in answer.json()["detail"]
+
+
 def test_a_reload_serves_the_new_folder_or_goes_on_with_the_old(tiny_classifier, tiny_config, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_classifier, folder)
