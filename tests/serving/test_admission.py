@@ -253,7 +253,9 @@ def test_the_token_is_wanted_for_all_but_health_and_the_page(small):
         for wrong in ("Bearer", "Bearer s3cre", "Bearer s3crett", "Basic s3cret", "\xff"):
             headers = {"authorization": wrong.encode("latin1")}
             check_problem(stranger.get("/model", headers=headers), 401, "unauthorized")
-        for path in ("/healthz", "/readyz", "/v2/health/ready", "/", "/page/page.js"):
+        for scheme in ("bearer", "BEARER", "Bearer "):
+            assert stranger.get("/model", headers={"authorization": f"{scheme} s3cret"}).status_code == 200
+        for path in ("/healthz", "/readyz", "/v2/health/ready", "/v2/models/tiny/ready", "/", "/page/page.js"):
             assert stranger.get(path).status_code == 200
     assert small.client.get("/model").status_code == 200
 
@@ -401,6 +403,12 @@ def test_what_is_no_http(server, lines):
     answer = say(server, lines)
     check_answer(answer, 400, "malformed")
     assert b"connection: close" in answer
+
+
+@pytest.mark.parametrize("target", [b"http://x/healthz", b"HTTP://x:80/healthz?a=://b", b"/healthz?a=http://b"])
+def test_the_target_may_be_the_whole_address(server, target):
+    answer = say(server, b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 def test_no_client_can_fill_the_memory_for_bodies():

@@ -32,6 +32,10 @@ def test_the_answer_is_that_of_predict(server, pictures, expected):
     assert [server.predict(data, top=2).json() for data in pictures] == expected
 
 
+def test_image_jpg_is_a_name_for_jpeg_too(server, pictures, expected):
+    assert server.predict(pictures[1], top=2, headers={"content-type": "image/jpg"}).json() == expected[1]
+
+
 def test_a_form_is_answered_as_the_file(server, pictures, expected):
     answers = [
         server.client.post("/predict", params={"top": 2}, files={"image": ("a.png", data)}).json() for data in pictures

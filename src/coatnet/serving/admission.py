@@ -41,7 +41,7 @@ ENDPOINTS = {
     re.compile(r"/predict"): "predict",
     re.compile(r"/explain"): "explain",
     re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer"): "infer",
-    re.compile(r"/(healthz|readyz)|/v2/health/(live|ready)"): "health",
+    re.compile(r"/(healthz|readyz)|/v2/health/(live|ready)|/v2/models/[^/]+(/versions/[^/]+)?/ready"): "health",
     re.compile(r"/metrics"): "metrics",
     re.compile(r"/|/page/[^/]+"): "page",
     re.compile(r"/model|/v2(/models/[^/]+.*)?"): "model",
@@ -133,8 +133,9 @@ class Admission:
 
     def _check(self, endpoint: str, method: str, headers: Headers) -> None:
         """What can be said by the headers alone."""
-        given = headers.get(b"authorization", b"")
-        if self._token and endpoint not in OPEN and not hmac.compare_digest(given, b"Bearer " + self._token):
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        is_known = scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token)
+        if self._token and endpoint not in OPEN and not is_known:
             raise ProblemError(UNAUTHORIZED)
         if endpoint not in ASKING or method != "POST":
             return

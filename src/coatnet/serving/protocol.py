@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -94,9 +95,11 @@ class DeadlineProtocol(H11Protocol, asyncio.BufferedProtocol):
     def _admitted(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         """The next event; not a request that is refused at once, of which uvicorn passes over all that follows."""
         event = self._next_event()
-        if isinstance(event, h11.Request):
-            _check_framing(event)
-        if isinstance(event, h11.Request) and (problem := self._refusal(event)):
+        if not isinstance(event, h11.Request):
+            return event
+        _check_framing(event)
+        event = _in_origin_form(event)
+        if problem := self._refusal(event):
             self._answer(problem)
             return self._next_event()
         return event
@@ -150,3 +153,14 @@ def _check_framing(request: h11.Request) -> None:
     """
     if {b"transfer-encoding", b"content-length"} <= {name for name, _ in request.headers}:
         raise h11.RemoteProtocolError("both Transfer-Encoding and Content-Length")
+
+
+def _in_origin_form(request: h11.Request) -> h11.Request:
+    """With the path alone as target where a client names the whole address, as it would to a proxy; a server must take
+    both (RFC 9112, 3.2.2)."""
+    scheme, found, rest = request.target.partition(b"://")
+    if not found or scheme.lower() not in (b"http", b"https"):
+        return request
+    path = rest[len(re.split(rb"[/?]", rest, maxsplit=1)[0]) :]
+    target = path if path.startswith(b"/") else b"/" + path
+    return h11.Request(method=request.method, target=target, headers=request.headers, http_version=request.http_version)
