@@ -19,6 +19,7 @@ from coatnet.serving.messages import Answers, Item, Job, Ready
 from coatnet.serving.metrics import Metrics
 from coatnet.serving.problems import WORKER_DIED, ProblemError
 from coatnet.serving.worker import work
+from coatnet.terminal import visible
 
 MOST_DEATHS, DEATHS_SECONDS = 3, 60
 """A worker that dies three times in a minute dies of something that a fourth start will not mend."""
@@ -271,5 +272,5 @@ class Supervisor:
 
 def _log(line: str) -> None:
     with contextlib.suppress(BrokenPipeError):
-        sys.stderr.write(f"coatnet: {line}\n")
+        sys.stderr.write(visible(f"coatnet: {line}\n"))
         sys.stderr.flush()
