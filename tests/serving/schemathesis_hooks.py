@@ -10,7 +10,7 @@ from serving.conftest import picture
 FILES = [picture(seed, kind, (8, 8)) for seed, kind in enumerate(("PNG", "JPEG", "WEBP"))]
 files = st.sampled_from(FILES)
 
-for media_type in ("image/png", "image/jpeg", "image/webp", "application/octet-stream"):
+for media_type in ("image/png", "image/jpeg", "image/jpg", "image/webp", "application/octet-stream"):
     schemathesis.openapi.media_type(media_type, files)
 schemathesis.openapi.format("binary", files)
 schemathesis.openapi.format("base64-image", files.map(lambda data: base64.b64encode(data).decode()))

@@ -66,9 +66,18 @@ class Server:
 
     @property
     def worker(self) -> psutil.Process:
-        """The process that computes."""
-        children = psutil.Process(self.process.pid).children()
-        (found,) = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        """The process that predicts."""
+        return self._child(explains=False)
+
+    @property
+    def explainer(self) -> psutil.Process:
+        """The process that explains: it gives way to the other."""
+        return self._child(explains=True)
+
+    def _child(self, explains: bool) -> psutil.Process:
+        server = psutil.Process(self.process.pid)
+        children = [child for child in server.children() if "spawn_main" in " ".join(child.cmdline())]
+        (found,) = [child for child in children if (child.nice() > server.nice()) == explains]
         return found
 
     def predict(self, data: bytes, **options: object) -> httpx.Response:

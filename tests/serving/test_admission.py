@@ -12,9 +12,11 @@ import psutil
 import pytest
 
 from coatnet.data.images import ImageError, decode
+from coatnet.serving.bodies import HeldBodies, client_of
 from coatnet.serving.config import ServeConfig
+from coatnet.serving.problems import ProblemError
 from coatnet.serving.server import bound
-from serving.conftest import picture
+from serving.conftest import MAX_BYTES, picture
 from serving.servers import Server, check_problem, wait_for
 
 LIMIT = 100_000
@@ -46,8 +48,8 @@ def say(server, *pieces, pause=0.0):
 
 
 def head(server, *lines):
-    token = f"Authorization: {server.headers['authorization']}"
-    return "\r\n".join(("POST /predict HTTP/1.1", "Host: x", token, *lines, "", "")).encode()
+    token = [f"{name}: {value}" for name, value in server.headers.items()]
+    return "\r\n".join(("POST /predict HTTP/1.1", "Host: x", *token, *lines, "", "")).encode()
 
 
 def check_answer(answer, status, code):
@@ -173,14 +175,22 @@ def test_nothing_is_computed_for_who_has_left(halted):
     assert halted.metrics()["coatnet_images_computed_total"] == computed + 2
 
 
-def test_explanations_are_made_one_at_a_time(halted):
+def test_predictions_go_on_beside_an_explanation_that_hangs(small):
+    def explain(seconds):
+        headers = {"content-type": "image/png", "x-timeout-seconds": str(seconds)}
+        return small.client.post("/explain", content=picture(0), headers=headers)
+
+    assert explain(20).status_code == 200
+    first = small.explainer
+    first.suspend()
     with ThreadPoolExecutor(1) as pool:
-        headers = {"content-type": "image/png"}
-        first = pool.submit(halted.client.post, "/explain", content=picture(0), headers=headers)
-        wait_for(lambda: halted.metrics()["coatnet_images_waiting"] == 1)
-        check_problem(halted.client.post("/explain", content=picture(0), headers=headers), 429, "one_at_a_time")
-        halted.worker.resume()
-        assert first.result().status_code == 200
+        hangs = pool.submit(explain, 3)
+        wait_for(lambda: explain(1).json()["code"] == "one_at_a_time")
+        assert small.predict(picture(0)).status_code == 200
+        check_problem(hangs.result(), 504, "expired")
+    wait_for(lambda: not first.is_running())
+    assert explain(20).status_code == 200
+    assert small.metrics()["coatnet_worker_deaths_total"] == 0  # of those that predict
 
 
 # --- size ------------------------------------------------------------------------------------------------------------
@@ -243,7 +253,9 @@ def test_the_token_is_wanted_for_all_but_health_and_the_page(small):
         for wrong in ("Bearer", "Bearer s3cre", "Bearer s3crett", "Basic s3cret", "\xff"):
             headers = {"authorization": wrong.encode("latin1")}
             check_problem(stranger.get("/model", headers=headers), 401, "unauthorized")
-        for path in ("/healthz", "/readyz", "/v2/health/ready", "/", "/page/page.js"):
+        for scheme in ("bearer", "BEARER", "Bearer "):
+            assert stranger.get("/model", headers={"authorization": f"{scheme} s3cret"}).status_code == 200
+        for path in ("/healthz", "/readyz", "/v2/health/ready", "/v2/models/tiny/ready", "/", "/page/page.js"):
             assert stranger.get(path).status_code == 200
     assert small.client.get("/model").status_code == 200
 
@@ -300,7 +312,10 @@ def test_who_drips_is_closed_and_the_others_are_served(server, count):
             lasted.append(time.monotonic() - began)
 
     silent = socket.create_connection(("127.0.0.1", server.port))
-    with silent, ThreadPoolExecutor(count) as pool:
+    # A body of which all but a byte came at once has bought no time by that: it would hold its memory.
+    stalled = socket.create_connection(("127.0.0.1", server.port))
+    stalled.sendall(head(server, "Content-Type: image/png", f"Content-Length: {MAX_BYTES}") + bytes(MAX_BYTES - 1))
+    with silent, stalled, ThreadPoolExecutor(count) as pool:
         for number in range(count):
             pool.submit(drip, number)
         good = []
@@ -313,6 +328,8 @@ def test_who_drips_is_closed_and_the_others_are_served(server, count):
         stop.set()
         silent.settimeout(3)
         assert silent.recv(100) == b""
+        stalled.settimeout(10)
+        check_answer(stalled.recv(65536), 408, "slow")
     assert set(good) == {200}
     assert max(lasted) <= 10
 
@@ -378,11 +395,49 @@ def test_bad_bodies_beside_good_ones(server, count):
         b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcde",
         b"POST /predict HTTP/1.1\r\nContent-Length: 5\r\n\r\nabcde",
         b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcdefgh\r\n",
     ],
 )
 def test_what_is_no_http(server, lines):
-    check_answer(say(server, lines), 400, "malformed")
+    answer = say(server, lines)
+    check_answer(answer, 400, "malformed")
+    assert b"connection: close" in answer
+
+
+@pytest.mark.parametrize("target", [b"http://x/healthz", b"HTTP://x:80/healthz?a=://b", b"/healthz?a=http://b"])
+def test_the_target_may_be_the_whole_address(server, target):
+    answer = say(server, b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_no_client_can_fill_the_memory_for_bodies():
+    bodies = HeldBodies(120)
+
+    def most(client):
+        """Held one by one until it is refused."""
+        for count in range(121):
+            try:
+                bodies.check(client, 1)
+            except ProblemError:
+                return count
+            bodies.hold(client, 1)
+        raise AssertionError("there is no end")
+
+    first, second = most("192.0.2.1"), most("192.0.2.2")
+    assert (first, second) == (60, 30)
+    bodies.check("192.0.2.3", 15)
+    with pytest.raises(ProblemError, match="memory"):
+        bodies.check("192.0.2.3", 16)
+    bodies.hold("192.0.2.1", -first)
+    bodies.hold("192.0.2.2", -second)
+    assert most("192.0.2.3") == 60
+
+
+def test_an_ipv6_client_has_all_addresses_of_its_network():
+    assert client_of("2001:db8::1") == client_of("2001:db8::ffff:1") != client_of("2001:db8:0:1::1")
+    assert client_of("fe80::1%eth0") == client_of("fe80::2")
+    assert client_of("192.0.2.1") != client_of("192.0.2.2")
 
 
 # --- counting --------------------------------------------------------------------------------------------------------

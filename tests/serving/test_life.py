@@ -92,6 +92,39 @@ def test_a_worker_that_dies_comes_back_but_not_for_ever(tiny_classifier):
         assert "Traceback" not in server.said()
 
 
+def test_a_worker_that_hangs_is_replaced(tiny_classifier):
+    with Server(tiny_classifier) as server:
+        first = server.worker
+        first.suspend()
+        check_problem(server.predict(picture(0), headers={"x-timeout-seconds": "0.1"}), 504, "expired")
+        wait_for(lambda: server.metrics()["coatnet_worker_deaths_total"] == 1)
+        assert server.client.get("/healthz").status_code == 200
+        wait_for(server.is_ready)
+        assert not first.is_running()
+        assert server.predict(picture(0)).status_code == 200
+        assert "the worker hung and was killed" in server.said()
+
+
+def test_sigterm_ends_a_server_whose_worker_hangs(tiny_classifier):
+    with Server(tiny_classifier, "--timeout", 600) as server:
+        worker = server.worker
+        worker.suspend()
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(server.predict, picture(0), headers={"x-timeout-seconds": "0.1"})
+            check_problem(asked.result(), 504, "expired")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0, server.said()
+        assert not worker.is_running()
+
+
+def test_a_server_without_explanations_says_so(tiny_classifier):
+    with Server(tiny_classifier, "--no-explain") as server:
+        assert server.client.get("/model").json()["methods"] == []
+        answer = server.client.post("/explain", content=picture(0), headers={"content-type": "image/png"})
+        check_problem(answer, 422, "does_not_apply")
+        assert "--no-explain" in answer.json()["detail"]
+
+
 def test_a_reload_serves_the_new_folder_or_goes_on_with_the_old(tiny_classifier, tiny_config, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_classifier, folder)

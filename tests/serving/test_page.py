@@ -172,7 +172,7 @@ def test_why(page):
     card.locator(".why").click()
     layer, hint = card.locator(".layer"), card.locator(".hint")
     expect(hint).to_contain_text("as the network saw it")
-    expect(card.locator(".method")).to_have_value("integrated_gradients")
+    expect(card.locator(".method")).to_have_value("grad_cam")
     first = layer.get_attribute("src")
     widths = [card.locator(name).evaluate("image => image.naturalWidth") for name in (".seen", ".layer")]
     assert widths[0] == widths[1] > 0

@@ -32,6 +32,10 @@ def test_the_answer_is_that_of_predict(server, pictures, expected):
     assert [server.predict(data, top=2).json() for data in pictures] == expected
 
 
+def test_image_jpg_is_a_name_for_jpeg_too(server, pictures, expected):
+    assert server.predict(pictures[1], top=2, headers={"content-type": "image/jpg"}).json() == expected[1]
+
+
 def test_a_form_is_answered_as_the_file(server, pictures, expected):
     answers = [
         server.client.post("/predict", params={"top": 2}, files={"image": ("a.png", data)}).json() for data in pictures
@@ -89,6 +93,114 @@ def test_what_infer_refuses(server, pictures):
     refused = infer(server, [pictures[0], pictures[1][:90]])
     check_problem(refused, 400, "corrupt")
     assert refused.json()["detail"].startswith("Image 1: ")
+
+
+def body_of_infer(picture, **changes):
+    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(picture).decode()]}
+    return {"inputs": [tensor], **changes}
+
+
+def triton_body(picture, outputs=b"", size=None):
+    """What tritonclient 2.73 sends by default, byte for byte: the tensor after the JSON."""
+    size = len(picture) + 4 if size is None else size
+    text = (
+        b'{"inputs":[{"name":"image","shape":[1],"datatype":"BYTES","parameters":{"binary_data_size":%d}}],' % size
+        + (outputs or b'"parameters":{"binary_data_output":true}')
+        + b"}"
+    )
+    body = text + len(picture).to_bytes(4, "little") + picture
+    return {"content": body, "headers": {"inference-header-content-length": str(len(text))}}
+
+
+def binary_outputs(answer):
+    """The outputs of a binary answer, each with its bytes."""
+    assert answer.status_code == 200, answer.text
+    length = int(answer.headers["inference-header-content-length"])
+    told, rest, found = json.loads(answer.content[:length]), answer.content[length:], {}
+    for output in told["outputs"]:
+        size = output["parameters"]["binary_data_size"]
+        found[output["name"]], rest = (output, rest[:size]), rest[size:]
+    assert rest == b""
+    return found
+
+
+def test_triton_by_default_sends_and_gets_binary_tensors(server, pictures, expected):
+    post = server.client.post
+    for seed in range(3):  # PNG, JPEG, WebP
+        for data in (pictures[seed], base64.b64encode(pictures[seed])):
+            found = binary_outputs(post("/v2/models/tiny/infer", **triton_body(data)))
+            output, raw = found["probabilities"]
+            assert (output["shape"], output["datatype"], "data" in output) == ([1, 3], "FP32", False)
+            assert max(np.frombuffer(raw, "<f4")) == pytest.approx(expected[seed]["probability"], abs=1e-5)
+            label = expected[seed]["label"].encode()
+            assert found["label"][1] == len(label).to_bytes(4, "little") + label
+
+
+def test_triton_asks_for_the_best_classes(server, pictures, expected):
+    asked = (
+        b'"outputs":[{"name":"label","parameters":{"binary_data":true}},'
+        b'{"name":"probabilities","parameters":{"classification":2,"binary_data":true}}]'
+    )
+    answer = server.client.post("/v2/models/tiny/infer", **triton_body(pictures[0], asked))
+    output, raw = binary_outputs(answer)["probabilities"]
+    names = ("circle", "cross", "square")
+    texts = [f"{each:f}:{names.index(name)}:{name}".encode() for name, each in expected[0]["top"]]
+    assert (output["shape"], output["datatype"]) == ([1, 2], "BYTES")
+    assert raw == b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+    wrong = body_of_infer(pictures[0], outputs=[{"name": "label", "parameters": {"classification": 2}}])
+    check_problem(server.client.post("/v2/models/tiny/infer", json=wrong), 400, "no_classes")
+
+
+def test_what_of_binary_tensors_is_refused(server, pictures):
+    def refused(code, status=400, length=None, **changes):
+        sent = triton_body(pictures[0], **changes)
+        if length is not None:
+            sent["headers"]["inference-header-content-length"] = length
+        check_problem(server.client.post("/v2/models/tiny/infer", **sent), status, code)
+
+    refused("wrong_length", size=3)
+    for length in ("0", "-1", "x", "9" * 5000, "100000"):
+        refused("wrong_length", length=length)
+    refused("invalid", 422, length="10")
+    cut = triton_body(pictures[0])
+    cut["content"] = cut["content"].replace(len(pictures[0]).to_bytes(4, "little"), b"\xff\xff\xff\xff", 1)
+    check_problem(server.client.post("/v2/models/tiny/infer", **cut), 400, "wrong_length")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ('{"inputs":[{"name":"image","shape":[1],"datatype":"BYTES","data":[' + "1," * 600_000 + "1]}]}", 413, None),
+        ('{"id":' + "[" * 600_000 + "]" * 600_000 + "}", 413, None),
+        ('{"id":' + "[" * 1000 + "]" * 1000 + "}", 422, "invalid"),
+        ('{"id":' + "1" * 600_000 + "}", 422, "invalid"),
+        ('{"id":1.' + "1" * 600_000 + "}", 422, "invalid"),
+        ('{"id":1e999}', 422, "invalid"),
+        ('{"id":NaN}', 422, "invalid"),
+        ('{"id":"a","id":"b"}', 422, "invalid"),
+        ('{"' + "k" * 600_000 + '":NaN}', 422, "invalid"),
+        ('{"parameters":{"' + "k" * 600_000 + '":[]}}', 422, "invalid"),
+        ('{"id":"\\ud800","inputs":[]}', 422, "invalid"),
+        (b'{"id":"\xff"}', 422, "invalid"),
+        ("", 422, "invalid"),
+        ("[]", 422, "invalid"),
+    ],
+)
+def test_json_that_would_cost_much_is_refused_before_it_does(server, body, status, code):
+    """The cause, not the seconds: 1.2 MB of `1,` took the event loop for ten when each element had an error."""
+    answer = server.client.post("/v2/models/tiny/infer", content=body)
+    check_problem(answer, status, code or "too_many_values")
+    assert len(answer.content) < 2000
+
+
+def test_infer_refuses_more_outputs_than_there_are_and_takes_keys_of_clients(server, pictures):
+    post = server.client.post
+    names = [{"name": "label"}] * 3
+    check_problem(post("/v2/models/tiny/infer", json=body_of_infer(pictures[0], outputs=names)), 422, "invalid")
+    known = body_of_infer(pictures[0], outputs=names[:1], model_name="tiny", model_version=None)
+    assert [output["name"] for output in post("/v2/models/tiny/infer", json=known).json()["outputs"]] == ["label"]
+    surrogate = json.dumps(body_of_infer(pictures[0], id="\ud800"))
+    check_problem(post("/v2/models/tiny/infer", content=surrogate), 422, "invalid")
 
 
 def test_what_predict_refuses(server, pictures):

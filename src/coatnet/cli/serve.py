@@ -17,6 +17,7 @@ from coatnet.errors import ConfigError, MissingPartError, install_hint
 from coatnet.model.published import is_published_name
 from coatnet.runtime.engines import Runtime
 from coatnet.serving.config import ServeConfig
+from coatnet.terminal import visible
 
 if TYPE_CHECKING:
     from coatnet.serving.server import Started
@@ -98,10 +99,11 @@ def _show_json(started: Started) -> None:
 def _show(started: Started) -> None:
     threads = f", {started.threads} threads" if started.threads else ""
     pace = f"{started.images_per_second:.1f} images/s"
-    sys.stdout.write(
+    text = (
         f"{started.name}, {started.num_classes} classes, at {started.url}\n"
         f"{started.runtime}{threads}, batches of {started.batch_size}: {pace}; {started.queue} may wait\n"
     )
+    sys.stdout.write(visible(text))
     sys.stdout.flush()
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import h11
 
+from coatnet.serving.bodies import HeldBodies, client_of
 from coatnet.serving.metrics import Metrics
 from coatnet.serving.problems import (
-    MEMORY_FULL,
     NO_SNIFFING,
     QUEUE_FULL,
     UNAUTHORIZED,
@@ -28,8 +28,6 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = Mapping[bytes, bytes]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
-BUFFERED_BYTES = 512_000_000
-"""Bodies of all requests that are held at once; beyond that another waits no better than with a full queue."""
 FORM_BYTES = 65_536
 """What a form or JSON adds to the images in it: names, boundaries, brackets."""
 UNREAD_BYTES = 65_536
@@ -43,7 +41,7 @@ ENDPOINTS = {
     re.compile(r"/predict"): "predict",
     re.compile(r"/explain"): "explain",
     re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer"): "infer",
-    re.compile(r"/(healthz|readyz)|/v2/health/(live|ready)"): "health",
+    re.compile(r"/(healthz|readyz)|/v2/health/(live|ready)|/v2/models/[^/]+(/versions/[^/]+)?/ready"): "health",
     re.compile(r"/metrics"): "metrics",
     re.compile(r"/|/page/[^/]+"): "page",
     re.compile(r"/model|/v2(/models/[^/]+.*)?"): "model",
@@ -80,7 +78,7 @@ class Admission:
         self._app = app
         self._state = state
         self._token = state.config.token.encode()
-        self._held_bytes = 0
+        self._bodies = HeldBodies()
         self._metrics = state.supervisor.metrics
         self.num_asking = 0
         """Requests that were let in and are not answered yet."""
@@ -89,12 +87,15 @@ class Admission:
         """Answer one request."""
         assert scope["type"] == "http"
         request = _Request(scope, receive, send, self._metrics)
+        is_asking = request.endpoint in ASKING and scope["method"] == "POST"
         try:
             self._check(request.endpoint, scope["method"], request.headers)
+            if is_asking:
+                self._bodies.check(request.client, content_length(request.headers))
         except ProblemError as error:
             await request.refuse(error.problem)
             return
-        if request.endpoint not in ASKING or scope["method"] != "POST":
+        if not is_asking:
             await self._app(scope, receive, request.send)
             return
         self.num_asking += 1
@@ -102,7 +103,7 @@ class Admission:
             await self._admit(request)
         finally:
             self.num_asking -= 1
-            self._held_bytes -= request.num_bytes
+            self._bodies.hold(request.client, -request.num_bytes)
 
     def count(self, problem: Problem, endpoint: str = "unknown") -> None:
         """A problem that is answered before the application sees the request."""
@@ -132,8 +133,9 @@ class Admission:
 
     def _check(self, endpoint: str, method: str, headers: Headers) -> None:
         """What can be said by the headers alone."""
-        given = headers.get(b"authorization", b"")
-        if self._token and endpoint not in OPEN and not hmac.compare_digest(given, b"Bearer " + self._token):
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        is_known = scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token)
+        if self._token and endpoint not in OPEN and not is_known:
             raise ProblemError(UNAUTHORIZED)
         if endpoint not in ASKING or method != "POST":
             return
@@ -146,8 +148,8 @@ class Admission:
             )
         self._check_length(endpoint, headers, content_length(headers))
 
-    def _check_length(self, endpoint: str, headers: Headers, num_bytes: int, num_held: int = 0) -> None:
-        """See that a body may be read, of which some bytes are held already."""
+    def _check_length(self, endpoint: str, headers: Headers, num_bytes: int) -> None:
+        """See that a body may be so long."""
         limit = self._state.config.max_bytes
         if endpoint == "infer":
             limit = limit * 4 // 3 + FORM_BYTES  # base64
@@ -155,8 +157,6 @@ class Admission:
             limit += FORM_BYTES
         if num_bytes > limit:
             raise ProblemError(Problem(413, "too_large_bytes", f"The body is above {limit} bytes."))
-        if self._held_bytes + num_bytes - num_held > BUFFERED_BYTES:
-            raise ProblemError(MEMORY_FULL)
 
     async def _admit(self, request: _Request) -> None:
         chunks: list[bytes] = []
@@ -168,14 +168,14 @@ class Admission:
             chunk = message.get("body", b"")
             more = message.get("more_body", False)
             try:
-                num_bytes = request.num_bytes + len(chunk)
-                self._check_length(request.endpoint, request.headers, num_bytes, request.num_bytes)
+                self._check_length(request.endpoint, request.headers, request.num_bytes + len(chunk))
+                self._bodies.check(request.client, len(chunk))
             except ProblemError as error:
                 await request.refuse(error.problem)
                 return
             chunks.append(chunk)
             request.num_bytes += len(chunk)
-            self._held_bytes += len(chunk)
+            self._bodies.hold(request.client, len(chunk))
         request.is_whole = True
         body = b"".join(chunks)
         chunks.clear()
@@ -201,6 +201,7 @@ class _Request:
         self._since = time.monotonic()
         self.headers = dict(scope["headers"])
         self.endpoint = endpoint_of(scope["path"])
+        self.client = client_of((scope["client"] or ("", 0))[0])
         self.num_bytes = 0
         self.is_whole = False
         self.is_replayed = False

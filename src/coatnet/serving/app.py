@@ -27,8 +27,8 @@ from coatnet.serving.description import (
     PredictResponse,
 )
 from coatnet.serving.forms import image_of_form
-from coatnet.serving.kserve import create_router
-from coatnet.serving.messages import Classify, Explain, LookMethod
+from coatnet.serving.kserve import INFER_SCHEMAS, create_router
+from coatnet.serving.messages import Classify, Explain, LookMethod, Ready
 from coatnet.serving.metrics import Metrics
 from coatnet.serving.problems import BUG, MEDIA_TYPE, ONE_AT_A_TIME, Problem, ProblemError
 from coatnet.serving.state import State, Timeout, problem_responses
@@ -39,6 +39,8 @@ MOST_CLASSES = 1000
 GRADIENT_PASSES = 3 * 64
 """What integrated gradients take, in forward passes: 64 steps, each of them once forward and once, at twice the price,
 backward."""
+NOT_EXPLAINED = Problem(422, "does_not_apply", "An exported network has no gradients.")
+EXPLAIN_OFF = Problem(422, "does_not_apply", "This server was started with --no-explain.")
 LOOK_METHODS = (*METHODS, "attention")
 Place = Annotated[float, Query(ge=0, lt=1, description="A fraction of the image's height or width.")]
 PAGE_HEADERS = {
@@ -138,7 +140,7 @@ def _add_predict(app: FastAPI, state: State) -> None:
             max_bytes=limits.max_bytes,
             max_pixels=limits.max_pixels,
             timeout=state.config.timeout,
-            methods=list(LOOK_METHODS) if state.model.can_explain else [],
+            methods=list(LOOK_METHODS) if state.can_explain else [],
         )
 
     @app.post(
@@ -176,11 +178,18 @@ def _add_explain(app: FastAPI, state: State) -> None:
     ) -> Response:
         """Show what the classifier looked at: heat maps, or what the place at `row` and `column` attends to."""
         image = await _image(request)
-        seconds = state.timeout(timeout)
-        _check_explainable(state, method, seconds)
+        if state.is_explaining:
+            raise ProblemError(ONE_AT_A_TIME)
+        if not state.can_explain:
+            raise ProblemError(NOT_EXPLAINED if state.config.explain else EXPLAIN_OFF)
         state.is_explaining = True
         try:
-            (found,) = await ask(request, state.batcher, [image], Explain(method, (row, column)), seconds)
+            end = time.monotonic() + state.timeout(timeout)
+            ready = await state.explainer.ready(end - time.monotonic())
+            seconds = end - time.monotonic()
+            _check_time(ready, method, seconds)
+            wanted = Explain(method, (row, column))
+            (found,) = await ask(request, state.explainer.batcher, [image], wanted, seconds)
         finally:
             state.is_explaining = False
         return JSONResponse(
@@ -194,20 +203,15 @@ def _add_explain(app: FastAPI, state: State) -> None:
         )
 
 
-def _check_explainable(state: State, method: LookMethod, seconds: float) -> None:
-    """See that an explanation can be made, and in time.
+def _check_time(ready: Ready, method: LookMethod, seconds: float) -> None:
+    """See that an explanation can be made in time, at the pace that was measured where it is made.
 
     Raises:
         ProblemError: it cannot.
     """
-    if state.is_explaining:
-        raise ProblemError(ONE_AT_A_TIME)
-    assert state.model is not None
-    if not state.model.can_explain:
-        raise ProblemError(Problem(422, "does_not_apply", "An exported network has no gradients."))
-    expected = GRADIENT_PASSES / state.model.tuned.rate
+    expected = GRADIENT_PASSES / ready.tuned.rate
     if method == "integrated_gradients" and expected > seconds:
-        detail = f"Integrated gradients would take about {expected:.0f} s, more than the {seconds:g} s there are."
+        detail = f"Integrated gradients would take about {expected:.0f} s, more than the {seconds:.1f} s there are."
         raise ProblemError(Problem(422, "too_slow", detail))
 
 
@@ -256,7 +260,7 @@ def _openapi(app: FastAPI, has_token: bool) -> dict[str, Any]:
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
         components = schema.setdefault("components", {})
-        components.setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
+        components.setdefault("schemas", {}).update(INFER_SCHEMAS, Problem=PROBLEM_SCHEMA)
         if has_token:
             components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             schema["security"] = [{"token": []}]

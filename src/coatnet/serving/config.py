@@ -33,6 +33,8 @@ class ServeConfig(Frozen):
     """Most images that wait; one more is answered 429. Default: what is computed in a second, two to eight batches."""
     timeout: float = Field(default=10, ge=0.1, le=LONGEST_TIMEOUT)
     """Seconds after which an answer is of no more use; a request may ask for less by `X-Timeout-Seconds`."""
+    explain: bool = True
+    """Whether `/explain` is offered. The first explanation loads the classifier a second time, in torch."""
     max_bytes: int = Field(default=20_000_000, ge=1)
     """Largest image file in bytes."""
 

@@ -2,7 +2,7 @@
 
 from coatnet.frozen import Frozen
 
-IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+IMAGE_TYPES = ("image/jpeg", "image/jpg", "image/png", "image/webp", "application/octet-stream")
 FORM_TYPE = "multipart/form-data"
 PROBLEM_SCHEMA = {
     "type": "object",

@@ -7,50 +7,69 @@ import binascii
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Request
-from pydantic import Field
+from fastapi import APIRouter, Depends, Path, Request, Response
+from pydantic import ConfigDict, Field
 
 from coatnet.classifier import Prediction
 from coatnet.frozen import Frozen
+from coatnet.serving import binary_tensors
 from coatnet.serving.asking import ask
 from coatnet.serving.config import LONGEST_TIMEOUT
 from coatnet.serving.messages import Classify
 from coatnet.serving.problems import LOADING, Problem, ProblemError
 from coatnet.serving.state import State, Timeout, problem_responses
+from coatnet.serving.strict_json import parse
 from coatnet.version import __version__
 
 VERSION = "1"
 """There is one version of the model: what was loaded last."""
 OUTPUTS = ("probabilities", "label")
+OTHER_VALUES = 1000
+"""Of a request, beside its images: names, parameters, and what clients add of their own."""
 Parameters = dict[str, str | int | float | bool]
 
 
-class InputTensor(Frozen):
+class _Request(Frozen):
+    """Clients add keys of their own, such as KServe's `model_name`, which the protocol lets servers pass over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class InputTensor(_Request):
     """Image files, each as base64."""
 
     name: Literal["image"]
-    shape: Annotated[list[int], Field(min_length=1, max_length=1)]
-    """Number of images."""
+    shape: Annotated[list[int], Field(min_length=1, max_length=2)]
+    """Number of images; a second dimension of one is taken too."""
     datatype: Literal["BYTES"]
     parameters: Parameters = Field(default_factory=dict)
-    data: Annotated[list[Annotated[str, Field(json_schema_extra={"format": "base64-image"})]], Field(min_length=1)]
+    data: Annotated[list[Annotated[str, Field(json_schema_extra={"format": "base64-image"})]], Field(min_length=1)] = (
+        Field(default_factory=list, validate_default=False)
+    )
+    """Not there if the parameter `binary_data_size` says that it follows the JSON."""
 
 
-class OutputName(Frozen):
+class OutputName(_Request):
     """An output that is asked for."""
 
     name: Literal["probabilities", "label"]
     parameters: Parameters = Field(default_factory=dict)
 
 
-class InferRequest(Frozen):
+class InferRequest(_Request):
     """Body of `infer`."""
 
     id: str | None = None
     parameters: Parameters = Field(default_factory=dict)
     inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1)]
-    outputs: list[OutputName] | None = None
+    outputs: Annotated[list[OutputName], Field(max_length=len(OUTPUTS))] | None = None
     """Default: both."""
+
+
+_SCHEMA = InferRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+INFER_SCHEMAS = _SCHEMA.pop("$defs")
+"""The parts of the body, for the OpenAPI document: FastAPI does not see a body that it does not parse."""
+INFER_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
 
 
 class OutputTensor(Frozen):
@@ -59,7 +78,9 @@ class OutputTensor(Frozen):
     name: str
     shape: list[int]
     datatype: str
-    data: list[float] | list[str]
+    parameters: Parameters | None = None
+    data: list[float] | list[str] | None = None
+    """Not there if the parameter `binary_data_size` says that it follows the JSON."""
 
 
 class InferResponse(Frozen):
@@ -67,7 +88,7 @@ class InferResponse(Frozen):
 
     model_name: str
     model_version: str
-    id: str | None
+    id: str | None = None
     outputs: list[OutputTensor]
 
 
@@ -113,7 +134,7 @@ def _known(part: Literal["model", "version"], served: str) -> Any:
 def _add_server(router: APIRouter, state: State) -> None:
     @router.get("")
     async def server_metadata() -> dict[str, Any]:
-        return {"name": "coatnet", "version": __version__, "extensions": []}
+        return {"name": "coatnet", "version": __version__, "extensions": ["binary_tensor_data", "classification"]}
 
     @router.get("/health/live")
     async def live() -> dict[str, bool]:
@@ -136,14 +157,19 @@ def _add_model(router: APIRouter, state: State, path: str, is_known: Sequence[An
         return {"ready": True}
 
     @router.post(
-        f"{path}/infer", responses=problem_responses(400, 404, 413, 415, 422, 429, 503, 504), dependencies=is_known
+        f"{path}/infer",
+        responses=problem_responses(400, 404, 413, 415, 422, 429, 503, 504),
+        dependencies=is_known,
+        openapi_extra=INFER_BODY,
+        response_model=InferResponse,
     )
-    async def infer(body: InferRequest, request: Request, timeout: Timeout = LONGEST_TIMEOUT) -> InferResponse:
-        images = _images(body, state)
+    async def infer(request: Request, timeout: Timeout = LONGEST_TIMEOUT) -> Response:
+        text, rest = binary_tensors.split(await request.body(), request.headers.get(binary_tensors.JSON_LENGTH))
+        body = await parse(text, InferRequest, state.batcher.capacity + OTHER_VALUES)
+        outputs = _wanted(body)
+        images = _images(body.inputs[0], rest, state.batcher.capacity)
         predictions = await ask(request, state.batcher, images, Classify(top=None), state.timeout(timeout))
-        names = [output.name for output in body.outputs or ()] or OUTPUTS
-        outputs = [_output(name, predictions) for name in names]
-        return InferResponse(model_name=state.config.name, model_version=VERSION, id=body.id, outputs=outputs)
+        return _answer(state, body, [_output(each, predictions) for each in outputs])
 
 
 def _metadata(state: State) -> ModelMetadata:
@@ -162,30 +188,87 @@ def _metadata(state: State) -> ModelMetadata:
     )
 
 
-def _images(body: InferRequest, state: State) -> list[bytes]:
-    """The files in a request.
+def _wanted(body: InferRequest) -> list[OutputName]:
+    """The outputs that are asked for, each with whether it is to be binary.
 
     Raises:
-        ProblemError: more than can ever wait, other than was said, or no base64.
+        ProblemError: classes are asked for of other than the probabilities, or not at least one.
     """
-    (tensor,) = body.inputs
+    as_bytes = body.parameters.get("binary_data_output") is True
+    asked = body.outputs or [OutputName(name="probabilities"), OutputName(name="label")]
+    for each in asked:
+        count = each.parameters.get("classification", 1)
+        if each.name != "probabilities" and "classification" in each.parameters:
+            raise ProblemError(Problem(400, "no_classes", "Classification is of the output probabilities."))
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ProblemError(Problem(400, "no_classes", "Classification is a number of classes, at least 1."))
+    return [each.replace(parameters={"binary_data": as_bytes, **each.parameters}) for each in asked]
+
+
+def _images(tensor: InputTensor, rest: bytes, most: int) -> list[bytes]:
+    """The files in a request.
+
+    Args:
+        tensor: what is said of them.
+        rest: what follows the JSON.
+        most: images that can ever wait.
+
+    Raises:
+        ProblemError: more than that, other than was said, or no base64.
+    """
+    size = tensor.parameters.get("binary_data_size", 0)
+    if size != len(rest):
+        detail = f"The parameter binary_data_size is {size!r:.40}, and {len(rest)} bytes follow the JSON."
+        raise ProblemError(Problem(400, "wrong_length", detail))
+    if rest and tensor.data:
+        raise ProblemError(Problem(400, "wrong_length", "The images are in the JSON and follow it; send them once."))
     count = len(tensor.data)
-    if tensor.shape != [count]:
-        raise ProblemError(Problem(400, "wrong_shape", f"The shape is {tensor.shape}, but there are {count} images."))
-    if count > state.batcher.capacity:
-        most = state.batcher.capacity
+    if count > most:
         raise ProblemError(Problem(413, "too_many_images", f"{count} images are above {most}, all that may wait."))
     try:
-        return [base64.b64decode(text, validate=True) for text in tensor.data]
+        found = [base64.b64decode(text, validate=True) for text in tensor.data] or binary_tensors.images(rest, most)
     except (binascii.Error, ValueError):
         raise ProblemError(Problem(400, "not_base64", "An image is not base64.")) from None
+    if tensor.shape not in ([len(found)], [len(found), 1]) or not found:
+        detail = f"The shape is {tensor.shape}, but there are {len(found)} images."
+        raise ProblemError(Problem(400, "wrong_shape", detail))
+    return found
 
 
-def _output(name: str, predictions: list[Prediction]) -> OutputTensor:
-    if name == "label":
-        labels = [prediction.label for prediction in predictions]
-        return OutputTensor(name=name, shape=[len(labels)], datatype="BYTES", data=labels)
-    rows = [[probability for _, probability in prediction.top] for prediction in predictions]
-    return OutputTensor(
-        name=name, shape=[len(rows), len(rows[0])], datatype="FP32", data=[each for row in rows for each in row]
+def _output(wanted: OutputName, predictions: list[Prediction]) -> tuple[OutputTensor, bytes]:
+    """A tensor as it is said in JSON, and what follows the JSON of it."""
+    shape, datatype, data = [len(predictions)], "BYTES", [prediction.label for prediction in predictions]
+    packed = b""
+    if "classification" in wanted.parameters:
+        rows = [_classes(prediction, int(wanted.parameters["classification"])) for prediction in predictions]
+        shape, data = [len(rows), len(rows[0])], [each for row in rows for each in row]
+    if wanted.name == "probabilities" and "classification" not in wanted.parameters:
+        floats = [probability for prediction in predictions for _, probability in prediction.top]
+        shape, datatype = [len(predictions), len(predictions[0].top)], "FP32"
+        packed = binary_tensors.of_floats(floats)
+        told: list[float] | list[str] = floats
+    else:
+        packed = binary_tensors.of_texts(data)
+        told = data
+    if wanted.parameters.get("binary_data") is True:
+        size: Parameters = {"binary_data_size": len(packed)}
+        return OutputTensor(name=wanted.name, shape=shape, datatype=datatype, parameters=size), packed
+    return OutputTensor(name=wanted.name, shape=shape, datatype=datatype, data=told), b""
+
+
+def _classes(prediction: Prediction, count: int) -> list[str]:
+    """The best classes as Triton's classification extension writes them: `probability:index:name`."""
+    order = sorted(range(len(prediction.top)), key=lambda index: -prediction.top[index][1])
+    return [f"{prediction.top[index][1]:f}:{index}:{prediction.top[index][0]}" for index in order[:count]]
+
+
+def _answer(state: State, body: InferRequest, outputs: Sequence[tuple[OutputTensor, bytes]]) -> Response:
+    told = InferResponse(
+        model_name=state.config.name, model_version=VERSION, id=body.id, outputs=[tensor for tensor, _ in outputs]
     )
+    text = told.model_dump_json(exclude_none=True).encode()
+    packed = b"".join(data for _, data in outputs)
+    if not packed:
+        return Response(text, media_type="application/json")
+    headers = {binary_tensors.JSON_LENGTH: str(len(text))}
+    return Response(text + packed, headers=headers, media_type="application/octet-stream")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from coatnet.classifier import Classifier, Prediction
@@ -30,6 +30,8 @@ class Job:
     limits: ImageLimits
     threads: int | None
     batch_size: int | None
+    explains: bool = False
+    """Whether it is for explanations, which give way to predictions."""
 
     def open(self) -> Classifier:
         """Load the classifier.
@@ -42,14 +44,6 @@ class Job:
         precision = "float32" if self.precision == "auto" else self.precision
         classifier = Classifier.published(self.path, self.device, precision)
         return classifier.at_size(self.image_size) if self.image_size else classifier
-
-    def open_with_gradients(self) -> Classifier:
-        """Load it in torch, whatever runtime predictions have.
-
-        Raises:
-            CoatnetError: it cannot be.
-        """
-        return replace(self, runtime="torch", precision="float32").open()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -13,7 +14,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from coatnet.serving.problems import MALFORMED, SLOW, Problem
 
 RECEIVE_SECONDS = 8.0
-"""For a whole request, and a little more for each byte of it. Who drips is closed before 10 s are over."""
+"""For a request; each byte of it buys a little more, but never more than this from now on, so that a body that came
+fast and then stalls is given up as soon as one that never came. Who drips is closed before 10 s are over."""
 SLOWEST_BYTES_PER_SECOND = 32 * 1024
 """A phone in a poor place uploads at twice that: 0.5 Mbit/s."""
 FIRST_READ_BYTES = 64 * 1024
@@ -47,7 +49,7 @@ class DeadlineProtocol(H11Protocol, asyncio.BufferedProtocol):
         self._count = count
         self._received = received
         self._timer: asyncio.TimerHandle | None = None
-        self._since = 0.0
+        self._end = 0.0
         self._num_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -68,6 +70,7 @@ class DeadlineProtocol(H11Protocol, asyncio.BufferedProtocol):
         if self._timer is None:
             self._start()
         self._num_bytes += len(data)
+        self._end = min(self._end + len(data) / SLOWEST_BYTES_PER_SECOND, self.loop.time() + RECEIVE_SECONDS)
         self._received(len(data))
         super().data_received(data)
         if not self._is_receiving():
@@ -92,7 +95,11 @@ class DeadlineProtocol(H11Protocol, asyncio.BufferedProtocol):
     def _admitted(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         """The next event; not a request that is refused at once, of which uvicorn passes over all that follows."""
         event = self._next_event()
-        if isinstance(event, h11.Request) and (problem := self._refusal(event)):
+        if not isinstance(event, h11.Request):
+            return event
+        _check_framing(event)
+        event = _in_origin_form(event)
+        if problem := self._refusal(event):
             self._answer(problem)
             return self._next_event()
         return event
@@ -103,8 +110,9 @@ class DeadlineProtocol(H11Protocol, asyncio.BufferedProtocol):
         return state is h11.SEND_BODY or (state is h11.IDLE and bool(self.conn.trailing_data[0]))
 
     def _start(self) -> None:
-        self._since, self._num_bytes = self.loop.time(), 0
-        self._timer = self.loop.call_at(self._since + RECEIVE_SECONDS, self._look)
+        self._num_bytes = 0
+        self._end = self.loop.time() + RECEIVE_SECONDS
+        self._timer = self.loop.call_at(self._end, self._look)
 
     def _stop(self) -> None:
         if self._timer is not None:
@@ -112,9 +120,8 @@ class DeadlineProtocol(H11Protocol, asyncio.BufferedProtocol):
             self._timer = None
 
     def _look(self) -> None:
-        end = self._since + RECEIVE_SECONDS + self._num_bytes / SLOWEST_BYTES_PER_SECOND
-        if self.loop.time() < end:
-            self._timer = self.loop.call_at(end, self._look)
+        if self.loop.time() < self._end:
+            self._timer = self.loop.call_at(self._end, self._look)
         elif self._num_bytes:
             self._refuse(SLOW)
         else:  # a browser's connection in reserve, which an answer without a question would confuse
@@ -135,3 +142,25 @@ class DeadlineProtocol(H11Protocol, asyncio.BufferedProtocol):
         )
         events: tuple[h11.Event, ...] = (response, h11.Data(problem.body), h11.EndOfMessage())
         self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
+
+
+def _check_framing(request: h11.Request) -> None:
+    """See that a request has one length: with two, a proxy and a server could differ on where it ends, and the rest of
+    one client's request be taken for another's (RFC 9112, 6.3).
+
+    Raises:
+        h11.RemoteProtocolError: it has two, which h11 lets pass.
+    """
+    if {b"transfer-encoding", b"content-length"} <= {name for name, _ in request.headers}:
+        raise h11.RemoteProtocolError("both Transfer-Encoding and Content-Length")
+
+
+def _in_origin_form(request: h11.Request) -> h11.Request:
+    """With the path alone as target where a client names the whole address, as it would to a proxy; a server must take
+    both (RFC 9112, 3.2.2)."""
+    scheme, found, rest = request.target.partition(b"://")
+    if not found or scheme.lower() not in (b"http", b"https"):
+        return request
+    path = rest[len(re.split(rb"[/?]", rest, maxsplit=1)[0]) :]
+    target = path if path.startswith(b"/") else b"/" + path
+    return h11.Request(method=request.method, target=target, headers=request.headers, http_version=request.http_version)

@@ -19,6 +19,7 @@ from coatnet.errors import ConfigError
 from coatnet.serving.admission import Admission
 from coatnet.serving.app import create_app
 from coatnet.serving.config import ServeConfig
+from coatnet.serving.explainer import Explainer
 from coatnet.serving.messages import Job, Ready
 from coatnet.serving.metrics import Metrics
 from coatnet.serving.protocol import DeadlineProtocol
@@ -30,6 +31,8 @@ NOTICE_SECONDS = 1.0
 GRACE_SECONDS = 5.0
 """Beyond the timeout of requests, for those whose body was still on its way. With the defaults that is half of the 30 s
 that Kubernetes gives."""
+LONGEST_DRAIN_SECONDS = 20.0
+"""Whatever the timeout: with the 5 s of a worker's end and the 1 s of the connections', less than those 30 s."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,10 @@ def bound(config: ServeConfig) -> Generator[socket.socket]:
 
 async def _serve(config: ServeConfig, job: Job, listener: socket.socket, tell: Tell) -> None:
     supervisor = Supervisor(job, config.queue, Metrics())
-    state = State(config, supervisor)
+    explainer = Explainer(job)
+    state = State(config, supervisor, explainer)
     admission = create_app(state)
-    server = _Server(admission, supervisor)
+    server = _Server(admission, supervisor, explainer)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(server.stop.wait())
     starting = asyncio.create_task(supervisor.start())
@@ -115,7 +119,7 @@ async def _serve(config: ServeConfig, job: Job, listener: socket.socket, tell: T
         starting.cancel()
         stopping.cancel()
         await asyncio.gather(starting, return_exceptions=True)
-        await supervisor.stop()
+        await asyncio.gather(supervisor.stop(), explainer.stop())
         server.should_exit = True
         await serving
 
@@ -145,7 +149,8 @@ async def _drain(state: State, admission: Admission, server: _Server) -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
     notice = NOTICE_SECONDS if server.stopped_by == signal.SIGTERM else 0
-    while loop.time() - started < state.config.timeout + GRACE_SECONDS:
+    longest = min(state.config.timeout + GRACE_SECONDS, LONGEST_DRAIN_SECONDS)
+    while loop.time() - started < longest:
         if not admission.num_asking and loop.time() - started >= notice:
             return
         await asyncio.sleep(0.02)
@@ -154,7 +159,7 @@ async def _drain(state: State, admission: Admission, server: _Server) -> None:
 class _Server(uvicorn.Server):
     """Uvicorn, with signals of ours: its own would close the port before a balancer could see that we are leaving."""
 
-    def __init__(self, admission: Admission, supervisor: Supervisor) -> None:
+    def __init__(self, admission: Admission, supervisor: Supervisor, explainer: Explainer) -> None:
         received = supervisor.metrics.received_bytes.inc
         protocol: Any = functools.partial(
             DeadlineProtocol, count=admission.count, received=received, refusal=admission.refusal
@@ -172,7 +177,7 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=1,
             )
         )
-        self._supervisor = supervisor
+        self._supervisor, self._explainer = supervisor, explainer
         self._reloads: set[asyncio.Task[None]] = set()
         self.stop = asyncio.Event()
         """Set by SIGTERM and Ctrl-C."""
@@ -203,6 +208,10 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def _reload(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._supervisor.reload())
+        task = asyncio.get_running_loop().create_task(self._load_anew())
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
+
+    async def _load_anew(self) -> None:
+        await self._supervisor.reload()
+        await self._explainer.stop()  # the next explanation loads what is served now

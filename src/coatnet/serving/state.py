@@ -10,6 +10,7 @@ from fastapi import Header
 from coatnet.serving.asking import SHORTEST_TIMEOUT
 from coatnet.serving.batcher import Batcher
 from coatnet.serving.config import LONGEST_TIMEOUT, ServeConfig
+from coatnet.serving.explainer import Explainer
 from coatnet.serving.messages import Ready
 from coatnet.serving.problems import DRAINING, LOADING, MEDIA_TYPE, ProblemError
 from coatnet.serving.supervisor import Supervisor
@@ -31,10 +32,16 @@ class State:
 
     config: ServeConfig
     supervisor: Supervisor
+    explainer: Explainer
     is_draining: bool = False
     """Whether the server is about to stop."""
     is_explaining: bool = False
     """Whether an explanation waits or is made: there is one at a time, so that they do not crowd out predictions."""
+
+    @property
+    def can_explain(self) -> bool:
+        """Whether explanations are offered, and to be had of what is served."""
+        return self.config.explain and self.model is not None and self.model.can_explain
 
     @property
     def batcher(self) -> Batcher:

@@ -19,19 +19,28 @@ from coatnet.serving.messages import Answers, Item, Job, Ready
 from coatnet.serving.metrics import Metrics
 from coatnet.serving.problems import WORKER_DIED, ProblemError
 from coatnet.serving.worker import work
+from coatnet.terminal import visible
 
 MOST_DEATHS, DEATHS_SECONDS = 3, 60
 """A worker that dies three times in a minute dies of something that a fourth start will not mend."""
 STOP_SECONDS = 5
 """An idle worker ends within milliseconds; one that hangs is killed."""
-HANG_SECONDS = 30
-"""A batch that takes so much longer than anyone waits for its answer has hung."""
+HANG_SECONDS = 5
+"""A batch that takes so much longer than anyone waits for its answer has hung: ten times the longest that the tuning
+allows a batch."""
+LOAD_SECONDS = 600
+"""A worker that has said nothing by then has hung: published weights of the largest network come in this time at
+10 Mbit/s."""
 
 Result = TypeVar("Result")
 
 
 class WorkerDiedError(Exception):
     """The worker ended without being told to."""
+
+
+class WorkerHungError(WorkerDiedError):
+    """The worker is there, and does not answer."""
 
 
 class _Worker:
@@ -42,7 +51,8 @@ class _Worker:
         self._connection, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs, job), name="coatnet-worker", daemon=True)
         self._theirs = theirs
-        self._threads = ThreadPoolExecutor(2)
+        self._threads = ThreadPoolExecutor(3)  # an exchange, the wait for its end, and the patience of `stop`
+        self._is_exchanging = False
         self.is_busy = asyncio.Lock()
 
     async def start(self) -> Ready:
@@ -54,7 +64,7 @@ class _Worker:
         """
         await self._in_thread(self.process.start)
         self._theirs.close()
-        said = await self._in_thread(self._connection.recv)
+        said = await self._within(LOAD_SECONDS, lambda: self._reading(self._connection.recv))
         if isinstance(said, Exception):
             raise said
         assert isinstance(said, Ready)
@@ -65,27 +75,49 @@ class _Worker:
 
         Raises:
             WorkerDiedError: it died over it, or before.
+            WorkerHungError: nobody waits for its answer any more, and have not for a while.
         """
+        patience = max(item.deadline for item in items) - time.monotonic() + HANG_SECONDS
         async with self.is_busy:
-            return await self._in_thread(lambda: self._exchange(items))
+            return await self._within(patience, lambda: self._reading(lambda: self._exchange(items)))
 
     async def ended(self) -> None:
         """Return when the process has ended."""
         await self._in_thread(self.process.join)
 
     async def stop(self, patience: float = 0) -> None:
-        """End it: by closing its pipe, and if it does not mind that in so many seconds, by force."""
-        self._connection.close()
+        """End it: if it is idle by closing its pipe, and if it does not mind that in so many seconds, by force.
+
+        Nothing here may wait for a thread that waits for the process: one that hangs leaves them blocked until it is
+        killed. And a pipe is not closed under a thread that reads it, which might go on to read whatever is opened next
+        under the same number.
+        """
         if self.process.pid is not None:
-            await self._in_thread(lambda: self.process.join(patience))
+            if patience and not self._is_exchanging:
+                self._connection.close()
+                await self._in_thread(lambda: self.process.join(patience))
             self.process.kill()
             await self._in_thread(self.process.join)
+        self._connection.close()
         self._threads.shutdown(wait=False)
 
     def _exchange(self, items: list[Item]) -> Answers:
         self._connection.send(items)
         answers: Answers = self._connection.recv()
         return answers
+
+    def _reading(self, action: Callable[[], Result]) -> Result:
+        self._is_exchanging = True
+        try:
+            return action()
+        finally:
+            self._is_exchanging = False
+
+    async def _within(self, seconds: float, action: Callable[[], Result]) -> Result:
+        try:
+            return await asyncio.wait_for(self._in_thread(action), seconds)
+        except TimeoutError:
+            raise WorkerHungError from None
 
     async def _in_thread(self, action: Callable[[], Result]) -> Result:
         try:
@@ -178,18 +210,17 @@ class Supervisor:
         try:
             if worker is None:
                 raise WorkerDiedError
-            patience = max(item.deadline for item in items) - time.monotonic() + HANG_SECONDS
-            return await asyncio.wait_for(worker.compute(items), patience)
-        except (WorkerDiedError, TimeoutError):
+            return await worker.compute(items)
+        except WorkerDiedError as error:
             if worker:
-                self._lost(worker)
+                self._lost(worker, isinstance(error, WorkerHungError))
             raise ProblemError(WORKER_DIED) from None
 
     async def _when_ended(self, worker: _Worker) -> None:
         await worker.ended()
         self._lost(worker)
 
-    def _lost(self, worker: _Worker) -> None:
+    def _lost(self, worker: _Worker, has_hung: bool = False) -> None:
         """Said by whoever sees first that a worker is gone; the others find another in its place."""
         if worker is not self._worker:
             return
@@ -197,13 +228,15 @@ class Supervisor:
         self._set_ready(False)
         self.batcher.close()
         self.metrics.deaths.inc()
-        self._deaths.append(time.monotonic())
-        self._watch(self._come_back(worker))
+        if not has_hung:  # a batch that takes for ever is the fault of an image: a new worker helps each time
+            self._deaths.append(time.monotonic())
+        self._watch(self._come_back(worker, has_hung))
 
-    async def _come_back(self, lost: _Worker) -> None:
+    async def _come_back(self, lost: _Worker, has_hung: bool) -> None:
         await lost.stop()
-        _log(f"the worker died (exit code {lost.process.exitcode})")
-        if len(self._deaths) == MOST_DEATHS and time.monotonic() - self._deaths[0] < DEATHS_SECONDS:
+        how = "hung and was killed" if has_hung else f"died (exit code {lost.process.exitcode})"
+        _log(f"the worker {how}")
+        if not has_hung and len(self._deaths) == MOST_DEATHS and time.monotonic() - self._deaths[0] < DEATHS_SECONDS:
             self._fail(ResourceError(f"the worker died {MOST_DEATHS} times in a minute", "its memory may not suffice"))
             return
         assert self.model is not None
@@ -239,5 +272,5 @@ class Supervisor:
 
 def _log(line: str) -> None:
     with contextlib.suppress(BrokenPipeError):
-        sys.stderr.write(f"coatnet: {line}\n")
+        sys.stderr.write(visible(f"coatnet: {line}\n"))
         sys.stderr.flush()

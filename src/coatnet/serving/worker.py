@@ -6,13 +6,13 @@ It gets batches through a pipe and answers each; when the pipe closes it ends, w
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -23,11 +23,13 @@ from coatnet.classifier import Classifier, Prediction
 from coatnet.classifier.artefact import is_artefact
 from coatnet.data.images import ImageError, decode
 from coatnet.errors import CoatnetError
-from coatnet.runtime.engines import TorchEngine
 from coatnet.serving.looking import look
 from coatnet.serving.messages import Answer, Answers, Classify, Explain, Item, Job, Ready
 from coatnet.serving.problems import EXPIRED, FAILED, Problem, of_image
 from coatnet.serving.tuning import apply_threads, tune
+
+EXPLAINING_NICENESS = 10
+"""Of a process that explains: where both want the same core, predictions get nine parts in ten (Linux, sched(7))."""
 
 
 def work(connection: Connection, job: Job) -> None:
@@ -41,6 +43,8 @@ def work(connection: Connection, job: Job) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if job.explains and hasattr(os, "nice"):
+        os.nice(EXPLAINING_NICENESS)
     try:
         classifier = job.open()
         ready = Ready(
@@ -74,12 +78,6 @@ class Worker:
     def __init__(self, classifier: Classifier, job: Job, pool: ThreadPoolExecutor) -> None:
         self._classifier, self._job, self._pool = classifier, job, pool
 
-    @cached_property
-    def _with_gradients(self) -> Classifier:
-        """For explanations: loaded for the first of them if predictions run elsewhere than in torch."""
-        is_torch = isinstance(self._classifier.engine, TorchEngine)
-        return self._classifier if is_torch else self._job.open_with_gradients()
-
     def answer(self, items: Sequence[Item]) -> Answers:
         """Decode and compute a batch. An image that cannot be read fails alone, and what is too late is left out."""
         prepared = list(self._pool.map(self._prepare, items))
@@ -108,7 +106,7 @@ class Worker:
 
     def _compute(self, images: list[NDArray[np.uint8]], wanted: Sequence[Classify | Explain]) -> list[Answer]:
         if len(wanted) == 1 and isinstance(wanted[0], Explain):  # explanations come alone
-            return [self._explain(images[0], wanted[0])]
+            return [look(self._classifier, images[0], wanted[0])]
         class_names = self._classifier.class_names
         tops = [each.top for each in wanted if isinstance(each, Classify)]
         most = max((top or len(class_names) for top in tops), default=1)
@@ -126,14 +124,6 @@ class Worker:
                 sys.stderr.write(traceback.format_exc())
                 return [FAILED]
             return [each for image in images for each in self._predict([image], top)]
-
-    def _explain(self, image: NDArray[np.uint8], wanted: Explain) -> Answer:
-        try:
-            classifier = self._with_gradients
-        except (CoatnetError, ImportError) as error:
-            sys.stderr.write(f"coatnet: no explanation: {error}\n")
-            return Problem(422, "does_not_apply", "The classifier cannot be loaded with gradients.")
-        return look(classifier, image, wanted)
 
 
 def _listed(answer: Prediction | Problem, top: int | None, class_names: Sequence[str]) -> Answer:

@@ -16,7 +16,7 @@ const NOTES = {
   receptive_field: "Which pixels the layer sees from the marked place.",
   attention: "What the marked place attends to, mean over the heads.",
 };
-const FIRST = "integrated_gradients";
+const FIRST = "grad_cam"; // one pass: an answer at once; whoever wants a dear one chooses it
 const OF_A_PLACE = ["receptive_field", "attention"];
 const STEP = 1 / 14; // of an arrow key: a token of the coarsest common grid but one, at 224 pixels
 const SETTLED = 250; // milliseconds without a key before the server is asked
