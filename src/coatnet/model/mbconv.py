@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from coatnet.model.config import CoAtNetConfig
-from coatnet.model.expanded import depthwise, expand_and_norm, gated_dense
+from coatnet.model.expanded import (
+    can_convolve,
+    can_expand_and_norm,
+    depthwise,
+    expand_and_norm,
+    gated_dense,
+    is_traced,
+    is_untouched,
+)
 
 
 class StochasticDepth(nn.Module):
@@ -152,13 +160,16 @@ class MBConv(nn.Module):
         return shortcut + self.stochastic_depth(self.shrink(self.squeeze_excitation(inner)))
 
     def _trains_lean(self, strided_BHWC: Tensor) -> bool:
-        """Whether the forms of expanded.py serve: training on a CPU, in the paper's form."""
+        """Whether the forms of expanded.py serve: training on a CPU, in the paper's form, and nobody has changed the
+        layers that they stand for."""
         return (
             self.training
+            and not is_traced()
+            and isinstance(strided_BHWC, Tensor)  # torch.fx puts something else through
             and strided_BHWC.device.type == "cpu"
-            and isinstance(self.expand_norm, BatchNorm)
-            and self.depthwise.stride == (1, 1)
             and strided_BHWC[..., 0].numel() > 1  # one place has no variance: the norm's own error tells
+            and can_expand_and_norm(self.expand, self.expand_norm, BatchNorm)
+            and can_convolve(self.depthwise)
         )
 
     def _lean_branch(self, strided_BHWC: Tensor) -> Tensor:
@@ -168,8 +179,18 @@ class MBConv(nn.Module):
         inner_BNC = self.activation(expand_and_norm(strided_BHWC.flatten(1, 2), self.expand, self.expand_norm))
         inner_BHWC = depthwise(inner_BNC.unflatten(1, grid), self.depthwise)
         inner_BHWC = self.activation(self.depthwise_norm(inner_BHWC))
+        excitation = self.squeeze_excitation
         # Weights of each sample are smaller than its map only where it has more places than they have rows.
-        if isinstance(self.squeeze_excitation, SqueezeExcitation) and grid.numel() > 2 * self.shrink.out_features:
-            gate_BC = self.squeeze_excitation.gate(inner_BHWC)
+        if self._can_gate_weights() and grid.numel() > 2 * self.shrink.out_features:
+            assert isinstance(excitation, SqueezeExcitation)
+            gate_BC = excitation.gate(inner_BHWC)
             return gated_dense(inner_BHWC.flatten(1, 2), gate_BC, self.shrink).view(*strided_BHWC.shape[:3], -1)
-        return self.shrink(self.squeeze_excitation(inner_BHWC))
+        return self.shrink(excitation(inner_BHWC))
+
+    def _can_gate_weights(self) -> bool:
+        """Whether `gated_dense` does what the last two layers do."""
+        return (
+            is_untouched(self.squeeze_excitation, SqueezeExcitation)
+            and is_untouched(self.shrink, nn.Linear)
+            and self.shrink.bias is not None
+        )
