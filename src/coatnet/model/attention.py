@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from coatnet.model.tracing import is_exported, is_transformed
+
 Grid = tuple[int, int]
 """Height and width of a feature map, in tokens."""
 
@@ -39,9 +41,26 @@ def resize_table(table: Tensor, grid: Grid) -> Tensor:
     Returns: `(h, 2H'-1, 2W'-1)`.
     """
     size = (2 * grid[0] - 1, 2 * grid[1] - 1)
-    if table.shape[1:] == size:
+    # An exported network serves any grid, so it always resizes: at its own size that gives the table itself.
+    if not is_exported() and table.shape[1:] == size:
         return table
     return functional.interpolate(table[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+@torch.fx.wrap  # what depends on sizes and devices stays one call in its graphs
+def spread(table_hRC: Tensor, grid: Grid) -> Tensor:
+    """The bias of every pair of tokens of a grid.
+
+    Args:
+        table_hRC: `(h, 2H-1, 2W-1)`, resized if it was made for another grid.
+        grid: H and W of the tokens.
+
+    Returns: `(h, N, N)`, query then key.
+    """
+    num_tokens = grid[0] * grid[1]
+    index_P = relative_index(grid, table_hRC.device).flatten()  # P = N * N pairs
+    # index_select: a quarter of the time of table[:, index], backward too (12 heads, 14 x 14 tokens, one thread).
+    return resize_table(table_hRC, grid).flatten(1).index_select(1, index_P).view(-1, num_tokens, num_tokens)
 
 
 class RelativeBias(nn.Module):
@@ -69,11 +88,7 @@ class RelativeBias(nn.Module):
 
         Returns: `(h, N, N)`, query then key.
         """
-        num_tokens = grid[0] * grid[1]
-        index_P = relative_index(grid, self.table.device).flatten()  # P = N * N pairs
-        # index_select: a quarter of the time of table[:, index], backward too (12 heads, 14 x 14 tokens, one thread).
-        table_hO = resize_table(self.table, grid).flatten(1)
-        return table_hO.index_select(1, index_P).view(-1, num_tokens, num_tokens).to(dtype)
+        return spread(self.table, grid).to(dtype)
 
 
 class RelativeAttention(nn.Module):
@@ -103,12 +118,15 @@ class RelativeAttention(nn.Module):
         return self.output(attended_BhNd.transpose(1, 2).flatten(2))
 
 
+@torch.fx.wrap
 def _attend(q_BhNd: Tensor, k_BhNd: Tensor, v_BhNd: Tensor, bias_hNN: Tensor | None) -> Tensor:
     """Softmax(q k^T / sqrt(d) + bias) v, `(B, h, N, d)`."""
     if bias_hNN is None:
         return functional.scaled_dot_product_attention(q_BhNd, k_BhNd, v_BhNd)
-    if bias_hNN.requires_grad and bias_hNN.device.type == "cpu":
+    trains_on_cpu = bias_hNN.requires_grad and bias_hNN.device.type == "cpu" and not is_exported()
+    if is_transformed() or trains_on_cpu:
         # No fused CPU kernel gives the bias a gradient, and torch's fallback takes twice the time of these three lines.
+        # The kernels have neither forward-mode derivatives nor, inside torch.func, gradients of the bias.
         logits_BhNN = (q_BhNd * q_BhNd.shape[-1] ** -0.5) @ k_BhNd.transpose(-1, -2) + bias_hNN
         return logits_BhNN.softmax(-1, dtype=v_BhNd.dtype) @ v_BhNd
     return functional.scaled_dot_product_attention(q_BhNd, k_BhNd, v_BhNd, attn_mask=bias_hNN[None])

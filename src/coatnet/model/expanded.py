@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.nn.modules.module import _has_any_global_hook
 
@@ -25,17 +24,6 @@ _GROUP_BYTES = 2**19
 every 16 channels, half a cache line, so the sample must stay in the cache of a core (benchmarks/model_speed.md)."""
 _LANES = 32
 """Channels of a cache line in bfloat16."""
-
-
-def is_traced() -> bool:
-    """Whether something other than plain autograd follows the operations: a compiler, a tracer, a transform of
-    torch.func, forward-mode differentiation. None of them knows the formulas here."""
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-    )
 
 
 def is_untouched(layer: nn.Module, kind: type[nn.Module]) -> bool:
@@ -54,11 +42,11 @@ def is_untouched(layer: nn.Module, kind: type[nn.Module]) -> bool:
     )
 
 
-def can_expand_and_norm(expand: nn.Module, norm: nn.Module, norm_kind: type[nn.BatchNorm2d]) -> bool:
+def can_expand_and_norm(expand: nn.Module, norm: nn.Module) -> bool:
     """Whether `expand_and_norm` does what the two layers do."""
     return (
         is_untouched(expand, nn.Linear)
-        and is_untouched(norm, norm_kind)
+        and is_untouched(norm, nn.BatchNorm2d)
         and expand.bias is None
         and norm.weight is not None
         and norm.running_mean is not None
