@@ -45,7 +45,7 @@ def layer_by_layer(name: str, size: int) -> nn.Module:
 
 
 def ours(name: str, size: int, gelu: str = "erf") -> nn.Module:
-    return create_model(name, gelu=gelu, image_size=size)
+    return create_model(name, gelu=gelu, image_size=size).to(memory_format=torch.channels_last)
 
 
 def inference(model: nn.Module, images: torch.Tensor, bfloat16: bool) -> Callable[[], None]:

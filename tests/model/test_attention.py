@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from coatnet.model.attention import Grid, RelativeAttention, RelativeBias, _attend, relative_index, resize_table
 
@@ -92,29 +94,52 @@ def test_a_constant_table_stays_constant_at_any_size(grid: Grid) -> None:
     torch.testing.assert_close(resize_table(table, grid), torch.full((2, 2 * grid[0] - 1, 2 * grid[1] - 1), 0.25))
 
 
-def test_the_bias_is_computed_once_per_size_outside_training() -> None:
-    bias = RelativeBias(2, (3, 3)).eval()
+def read(bias: RelativeBias) -> Tensor:
     with torch.no_grad():
-        first = bias((3, 3), torch.float32)
-        assert bias((3, 3), torch.float32) is first
-        assert bias((4, 2), torch.float32).shape == (2, 8, 8)
-        assert bias((3, 3), torch.float32) is first
-        bias.table += 1  # a changed table must not be answered from memory
-        assert torch.equal(bias((3, 3), torch.float32), first + 1)
+        return bias((3, 3), torch.float32)
 
 
-class Forgetful(dict[object, object]):
-    """As if another thread cleared it right after each entry."""
-
-    def __setitem__(self, key: object, value: object) -> None:
-        pass
+def overwritten_behind_the_version(bias: RelativeBias) -> None:
+    """As moving averages and Lookahead swap weights in and out."""
+    bias.table.data.copy_(bias.table.data + 1)
 
 
-def test_what_is_kept_may_be_cleared_by_another_thread() -> None:
-    bias = RelativeBias(2, (3, 3)).eval()
-    bias._bias = Forgetful()  # type: ignore[assignment]
-    with torch.no_grad():
-        assert bias((3, 3), torch.float32).shape == (2, 9, 9)
+def overwritten_in_inference_mode(bias: RelativeBias) -> None:
+    with torch.inference_mode():
+        bias.table.add_(1)
+
+
+def in_storage(bias: RelativeBias) -> None:
+    bias.table.data = bias.table.data + 1
+
+
+def by_a_state_dict(bias: RelativeBias) -> None:
+    bias.load_state_dict({"table": bias.table.detach() + 1})
+
+
+CHANGES = [overwritten_behind_the_version, overwritten_in_inference_mode, in_storage, by_a_state_dict]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("made_in_inference_mode", [False, True])
+def test_a_changed_table_is_never_answered_from_memory(change, made_in_inference_mode: bool) -> None:
+    with torch.inference_mode(made_in_inference_mode):
+        bias = RelativeBias(2, (3, 3)).eval()
+        before = read(bias)
+        change(bias)
+        assert torch.equal(read(bias), before + 1)
+
+
+def test_a_first_forward_without_memory_leaves_nothing_behind() -> None:
+    """As memory estimates and compilers run a network: on tensors that have shapes only."""
+    bias = RelativeBias(2, (3, 3))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        bias((3, 3), torch.float32)
+    with torch.device("meta"):
+        copy.deepcopy(bias).to("meta")((3, 3), torch.float32)
+    assert type(bias((3, 3), torch.float32)) is Tensor
+    assert bias.table.grad is None
+    assert [*vars(bias)] == [*vars(RelativeBias(2, (3, 3)))]
 
 
 def test_with_gradients_the_bias_reaches_the_table() -> None:

@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from timm.layers import convert_sync_batchnorm
+from torch import nn
 
 from coatnet.data.augmentation import AugmentationConfig
 from coatnet.data.loader import TrainingStream
@@ -19,10 +21,9 @@ from coatnet.data.samples import BytesSource
 from coatnet.data.sources import DataConfig, open_data
 from coatnet.errors import ConfigError
 from coatnet.model.family import create_model
-from coatnet.model.mbconv import BatchNorm
 from coatnet.training.config import RunConfig, lay_over
 from coatnet.training.loop import Run, resume, train
-from coatnet.training.parallel import num_parts, synchronise_batch_norms
+from coatnet.training.parallel import num_parts
 from coatnet.training.recipes import small_data
 from training.test_faults import each, stored
 from training.test_loop import TINY
@@ -140,8 +141,8 @@ def test_synchronised_batch_norms_are_batch_norms_where_there_is_one_process():
     torch.manual_seed(0)
     model = create_model(TINY.replace(stochastic_depth=0.0)).train()
     other = copy.deepcopy(model)
-    synchronise_batch_norms(other)
-    assert not any(isinstance(module, BatchNorm) for module in other.modules())
+    other = convert_sync_batchnorm(other)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in other.modules())
     images = torch.randn(4, 3, 32, 32)
     torch.testing.assert_close(other(images), model(images), rtol=1e-5, atol=1e-5)
     assert_near(other.state_dict(), model.state_dict())  # running statistics, and none more or less

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from coatnet.model.tracing import is_exported, is_transformed
+
 Grid = tuple[int, int]
 """Height and width of a feature map, in tokens."""
 
 
-def relative_index(grid: Grid) -> Tensor:
+def relative_index(grid: Grid, device: torch.device | None = None) -> Tensor:
     """Where the bias of each pair of tokens stands in the flattened table.
 
     Row `i * W + j` and column `k * W + l` hold the position of offset (i - k, j - l), query minus key: the paper's
@@ -22,12 +24,11 @@ def relative_index(grid: Grid) -> Tensor:
     Returns: `(N, N)` int64.
     """
     height, width = grid
-    rows = torch.arange(height)
-    columns = torch.arange(width)
-    row_offset = rows[:, None] - rows[None, :] + height - 1
-    column_offset = columns[:, None] - columns[None, :] + width - 1
-    index = row_offset[:, None, :, None] * (2 * width - 1) + column_offset[None, :, None, :]
-    return index.reshape(height * width, height * width)
+    columns = 2 * width - 1
+    rows = torch.arange(height, device=device) * columns
+    places_N = (rows[:, None] + torch.arange(width, device=device)).flatten()
+    # The position is linear in query and key, so one subtraction gives it; the last term makes the smallest one 0.
+    return places_N[:, None] - places_N[None, :] + ((height - 1) * columns + width - 1)
 
 
 def resize_table(table: Tensor, grid: Grid) -> Tensor:
@@ -40,15 +41,33 @@ def resize_table(table: Tensor, grid: Grid) -> Tensor:
     Returns: `(h, 2H'-1, 2W'-1)`.
     """
     size = (2 * grid[0] - 1, 2 * grid[1] - 1)
-    if table.shape[1:] == size:
+    # An exported network serves any grid, so it always resizes: at its own size that gives the table itself.
+    if not is_exported() and table.shape[1:] == size:
         return table
     return functional.interpolate(table[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+@torch.fx.wrap  # what depends on sizes and devices stays one call in its graphs
+def spread(table_hRC: Tensor, grid: Grid) -> Tensor:
+    """The bias of every pair of tokens of a grid.
+
+    Args:
+        table_hRC: `(h, 2H-1, 2W-1)`, resized if it was made for another grid.
+        grid: H and W of the tokens.
+
+    Returns: `(h, N, N)`, query then key.
+    """
+    num_tokens = grid[0] * grid[1]
+    index_P = relative_index(grid, table_hRC.device).flatten()  # P = N * N pairs
+    # index_select: a quarter of the time of table[:, index], backward too (12 heads, 14 x 14 tokens, one thread).
+    return resize_table(table_hRC, grid).flatten(1).index_select(1, index_P).view(-1, num_tokens, num_tokens)
 
 
 class RelativeBias(nn.Module):
     """The trainable table of one attention layer, and the bias it gives for any grid.
 
-    Outside training the bias is computed once per grid and kept until the table changes.
+    The bias is computed in each forward, never kept: no key tells every way in which a table can be overwritten.
+    What runs with frozen weights holds it as a constant (runtime/folding.py).
 
     Args:
         num_heads: heads.
@@ -59,9 +78,6 @@ class RelativeBias(nn.Module):
         super().__init__()
         self.grid = grid
         self.table = nn.Parameter(torch.zeros(num_heads, 2 * grid[0] - 1, 2 * grid[1] - 1))
-        self._index: dict[tuple[Grid, torch.device], Tensor] = {}
-        self._bias: dict[tuple[Grid, torch.dtype], Tensor] = {}
-        self._bias_of: tuple[int, int] | None = None
 
     def forward(self, grid: Grid, dtype: torch.dtype) -> Tensor:
         """The bias of every pair of tokens.
@@ -72,32 +88,7 @@ class RelativeBias(nn.Module):
 
         Returns: `(h, N, N)`, query then key.
         """
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self._compute(grid, dtype)
-        version = (self.table.data_ptr(), 0 if self.table.is_inference() else self.table._version)
-        if version != self._bias_of:
-            self._bias.clear()
-            self._bias_of = version
-        bias_hNN = self._bias.get((grid, dtype))
-        if bias_hNN is None:
-            bias_hNN = self._bias[grid, dtype] = self._compute(grid, dtype)
-        return bias_hNN  # not looked up again: another thread may have cleared what is kept
-
-    def _compute(self, grid: Grid, dtype: torch.dtype) -> Tensor:
-        num_tokens = grid[0] * grid[1]
-        table_hO = resize_table(self.table, grid).flatten(1)
-        return table_hO[:, self._offsets(grid).flatten()].view(-1, num_tokens, num_tokens).to(dtype)
-
-    def _offsets(self, grid: Grid) -> Tensor:
-        key = (grid, self.table.device)
-        if key not in self._index:
-            with torch.inference_mode(mode=False):  # what is made in that mode, training refuses later
-                self._index[key] = relative_index(grid).to(self.table.device)
-        return self._index[key]
-
-    def __getstate__(self) -> dict[str, object]:
-        """A copy or a pickle takes the table along, not what was computed from it."""
-        return {**self.__dict__, "_index": {}, "_bias": {}, "_bias_of": None}
+        return spread(self.table, grid).to(dtype)
 
 
 class RelativeAttention(nn.Module):
@@ -127,12 +118,15 @@ class RelativeAttention(nn.Module):
         return self.output(attended_BhNd.transpose(1, 2).flatten(2))
 
 
+@torch.fx.wrap
 def _attend(q_BhNd: Tensor, k_BhNd: Tensor, v_BhNd: Tensor, bias_hNN: Tensor | None) -> Tensor:
     """Softmax(q k^T / sqrt(d) + bias) v, `(B, h, N, d)`."""
     if bias_hNN is None:
         return functional.scaled_dot_product_attention(q_BhNd, k_BhNd, v_BhNd)
-    if bias_hNN.requires_grad and bias_hNN.device.type == "cpu":
+    trains_on_cpu = bias_hNN.requires_grad and bias_hNN.device.type == "cpu" and not is_exported()
+    if is_transformed() or trains_on_cpu:
         # No fused CPU kernel gives the bias a gradient, and torch's fallback takes twice the time of these three lines.
+        # The kernels have neither forward-mode derivatives nor, inside torch.func, gradients of the bias.
         logits_BhNN = (q_BhNd * q_BhNd.shape[-1] ** -0.5) @ k_BhNd.transpose(-1, -2) + bias_hNN
         return logits_BhNN.softmax(-1, dtype=v_BhNd.dtype) @ v_BhNd
     return functional.scaled_dot_product_attention(q_BhNd, k_BhNd, v_BhNd, attn_mask=bias_hNN[None])

@@ -14,6 +14,7 @@ from coatnet.model.attention import RelativeBias
 from coatnet.model.config import SMALLEST_IMAGE, CoAtNetConfig, Stage
 from coatnet.model.mbconv import MBConv, activation, channels_first, channels_last, convolution_norm
 from coatnet.model.recompute import recomputed
+from coatnet.model.tracing import is_exported
 from coatnet.model.transformer import TransformerBlock
 
 INITIAL_DEVIATION = 0.02
@@ -33,7 +34,7 @@ class Stem(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Args: x_BHWC: `(B, H, W, input_channels)`. Returns: `(B, ceil(H / stride), ceil(W / stride), stem_width)`."""
-        reduced_BHWC = self.activation(self.norm(channels_last(self.reduce(channels_first(x_BHWC)))))
+        reduced_BHWC = self.activation(channels_last(self.norm(self.reduce(channels_first(x_BHWC)))))
         return channels_last(self.mix(channels_first(reduced_BHWC)))
 
 
@@ -91,7 +92,6 @@ class CoAtNet(nn.Module):
             input_width, first_block = stage.width, first_block + stage.depth
         self.head = Head(config)
         self.apply(lambda module: _initialise(module, config.initialisation))
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Logits of a batch of images.
@@ -137,29 +137,33 @@ class CoAtNet(nn.Module):
         return {f"{name}.table" for name, module in self.named_modules() if isinstance(module, RelativeBias)}
 
     def _after_stem(self, images_BCHW: Tensor) -> Tensor:
-        self._check(images_BCHW)
-        return self.stem(channels_last(images_BCHW.contiguous(memory_format=torch.channels_last)))
+        _check(images_BCHW, self.config.input_channels)
+        return self.stem(channels_last(images_BCHW).contiguous())
 
     def _after_stage(self, stage: nn.Module, x_BHWC: Tensor) -> Tensor:
         return recomputed(stage, x_BHWC) if self.recompute else stage(x_BHWC)
 
-    def _check(self, images_BCHW: Tensor) -> None:
-        if images_BCHW.ndim != 4:
-            raise ConfigError(
-                f"images have the shape {tuple(images_BCHW.shape)}, the network takes (batch, channels, height, width)",
-                "image[None] makes a batch of one image",
-            )
-        _, channels, height, width = images_BCHW.shape
-        if min(height, width) < SMALLEST_IMAGE:
-            raise ConfigError(
-                f"image of {height} x {width} pixels is below {SMALLEST_IMAGE}, the smallest that five halvings allow",
-                "resize the image first",
-            )
-        if channels != self.config.input_channels:
-            raise ConfigError(
-                f"image has {channels} channels, the network takes {self.config.input_channels}",
-                "convert the image, or build the network with input_channels",
-            )
+
+@torch.fx.wrap  # a check of sizes is no part of the graphs that torch.fx records
+def _check(images_BCHW: Tensor, input_channels: int) -> None:
+    if is_exported():  # for other sizes too
+        return
+    if images_BCHW.ndim != 4:
+        raise ConfigError(
+            f"images have the shape {tuple(images_BCHW.shape)}, the network takes (batch, channels, height, width)",
+            "image[None] makes a batch of one image",
+        )
+    _, channels, height, width = images_BCHW.shape
+    if min(height, width) < SMALLEST_IMAGE:
+        raise ConfigError(
+            f"image of {height} x {width} pixels is below {SMALLEST_IMAGE}, the smallest that five halvings allow",
+            "resize the image first",
+        )
+    if channels != input_channels:
+        raise ConfigError(
+            f"image has {channels} channels, the network takes {input_channels}",
+            "convert the image, or build the network with input_channels",
+        )
 
 
 def _stage(config: CoAtNetConfig, stage: Stage, input_width: int, grid: tuple[int, int], first_block: int) -> nn.Module:

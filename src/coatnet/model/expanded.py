@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.nn.modules.module import _has_any_global_hook
 
 _PARTS = 16
 """Of sums over all places of a batch: their rounding to bfloat16 then averages to a quarter."""
@@ -23,6 +24,46 @@ _GROUP_BYTES = 2**19
 every 16 channels, half a cache line, so the sample must stay in the cache of a core (benchmarks/model_speed.md)."""
 _LANES = 32
 """Channels of a cache line in bfloat16."""
+
+
+def is_untouched(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a call of a layer runs the forward of `kind` in training mode, and nothing else.
+
+    Not so if it was replaced, parametrized, set to `eval()`, given hooks (pruning and weight norm are hooks), or given
+    another forward.
+    """
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return (
+        type(layer) is kind  # a parametrized layer has a class of its own
+        and layer.training
+        and "forward" not in vars(layer)
+        and not any(hooks)
+        and not _has_any_global_hook()  # type: ignore[no-untyped-call]
+    )
+
+
+def can_expand_and_norm(expand: nn.Module, norm: nn.Module) -> bool:
+    """Whether `expand_and_norm` does what the two layers do."""
+    return (
+        is_untouched(expand, nn.Linear)
+        and is_untouched(norm, nn.BatchNorm2d)
+        and expand.bias is None
+        and norm.weight is not None
+        and norm.running_mean is not None
+        and norm.momentum is not None  # without one torch keeps a cumulative average (swa_utils.update_bn)
+    )
+
+
+def can_convolve(convolution: nn.Module) -> bool:
+    """Whether `depthwise` does what the layer does."""
+    return (
+        is_untouched(convolution, nn.Conv2d)
+        and isinstance(convolution, nn.Conv2d)
+        and convolution.bias is None
+        and convolution.groups == convolution.in_channels == convolution.out_channels
+        and (convolution.kernel_size, convolution.padding) == ((3, 3), (1, 1))
+        and (convolution.stride, convolution.dilation, convolution.padding_mode) == ((1, 1), (1, 1), "zeros")
+    )
 
 
 def expand_and_norm(x_BNI: Tensor, expand: nn.Linear, norm: nn.BatchNorm2d) -> Tensor:
@@ -72,14 +113,16 @@ class _ExpandNorm(torch.autograd.Function):
             folded_CI = (scale_C * factor_C)[:, None] * weight_CI
             bias_C = shift_C - scale_C * factor_C * mean_C
             z_BNC = nn.functional.linear(x_BNI, folded_CI.to(x_BNI.dtype), bias_C.to(x_BNI.dtype))
-        ctx.save_for_backward(x_BNI, weight_CI, scale_C, mean_I, covaried_CI, factor_C)
+        ctx.save_for_backward(x_BNI, weight_CI, scale_C, shift_C, mean_I, covaried_CI, factor_C)
+        ctx.epsilon = epsilon
         ctx.mark_non_differentiable(mean_C, variance_C)
         return z_BNC, mean_C, variance_C
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dz_BNC: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x_BNI, weight_CI, scale_C, mean_I, covaried_CI, factor_C = ctx.saved_tensors
+        x_BNI, weight_CI, scale_C, shift_C, mean_I, covaried_CI, factor_C = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient will be differentiated: torch's own formulas can be
+            return _differentiable_gradients((x_BNI, weight_CI, scale_C, shift_C), ctx.epsilon, dz_BNC)
         num_places = x_BNI.shape[0] * x_BNI.shape[1]
         with torch.autocast("cpu", enabled=False):
             x_MI, dz_MC = x_BNI.flatten(0, 1), dz_BNC.flatten(0, 1)  # M = B * N
@@ -95,6 +138,18 @@ class _ExpandNorm(torch.autograd.Function):
             statistics_MI = torch.addmm(offset_I.to(x_MI.dtype), x_MI, slope_II.to(x_MI.dtype))
             dx_MI = torch.addmm(statistics_MI, dz_MC, folded_CI.to(x_MI.dtype))
         return dx_MI.view_as(x_BNI), dweight_CI, factor_C * dfactor_C, dshift_C, None
+
+
+def _differentiable_gradients(
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor], epsilon: float, dz_BNC: Tensor
+) -> tuple[Tensor | None, ...]:
+    """What `_ExpandNorm.backward` gives, through the layers one by one, with a graph."""
+    x_BNI, weight_CI, scale_C, shift_C = inputs
+    inner_BNC = functional.linear(x_BNI, weight_CI.to(x_BNI.dtype))
+    z_MC = functional.batch_norm(inner_BNC.flatten(0, 1), None, None, scale_C, shift_C, True, eps=epsilon)
+    trained = [tensor for tensor in inputs if tensor.requires_grad]
+    gradients = iter(torch.autograd.grad(z_MC.view_as(dz_BNC), trained, dz_BNC, create_graph=True))
+    return (*(next(gradients) if tensor.requires_grad else None for tensor in inputs), None)
 
 
 def _product(left_MP: Tensor, right_MQ: Tensor, dtype: torch.dtype) -> Tensor:
@@ -135,7 +190,6 @@ class _Depthwise(torch.autograd.Function):
         return nn.functional.conv2d(x_BCHW, weight, padding=1, groups=weight.shape[0])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         x_BCHW, weight = ctx.saved_tensors
         channels, height, width = x_BCHW.shape[1:]

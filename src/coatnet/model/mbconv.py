@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from coatnet.model.config import CoAtNetConfig
-from coatnet.model.expanded import depthwise, expand_and_norm, gated_dense
+from coatnet.model.expanded import (
+    can_convolve,
+    can_expand_and_norm,
+    depthwise,
+    expand_and_norm,
+    gated_dense,
+    is_untouched,
+)
+from coatnet.model.tracing import is_traced
 
 
 class StochasticDepth(nn.Module):
@@ -34,17 +42,11 @@ class StochasticDepth(nn.Module):
         if not self.training or self.rate == 0:
             return branch_BX
         num_samples = branch_BX.shape[0]
-        uniform_B = torch.rand(num_samples, device=branch_BX.device) if self.uniform_B is None else self.uniform_B
+        uniform_B = self.uniform_B
+        if uniform_B is None:  # the numbers of torch.rand, which does not take the sizes that torch.fx records
+            uniform_B = branch_BX.new_empty((num_samples,), dtype=torch.float32).uniform_()
         scale_B = (uniform_B >= self.rate).to(branch_BX.dtype) / (1 - self.rate)
         return branch_BX * scale_B.view(num_samples, *[1] * (branch_BX.ndim - 1))
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """Batch norm over the channels of a map `(B, H, W, C)`."""
-
-    def forward(self, x_BHWC: Tensor) -> Tensor:
-        """Args: x_BHWC: `(B, H, W, C)`. Returns: the same shape."""
-        return channels_last(super().forward(channels_first(x_BHWC)))
 
 
 def channels_first(x_BHWC: Tensor) -> Tensor:
@@ -57,11 +59,19 @@ def channels_last(x_BCHW: Tensor) -> Tensor:
     return x_BCHW.permute(0, 2, 3, 1)
 
 
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of a map `(B, C, H, W)`."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Args: x_BCHW: `(B, C, H, W)`. Returns: the same shape."""
+        return channels_first(super().forward(channels_last(x_BCHW)))
+
+
 def convolution_norm(config: CoAtNetConfig, width: int) -> nn.Module:
-    """The norm of MBConv and of the stem, as configured."""
+    """The norm of MBConv and of the stem, as configured; of maps `(B, C, H, W)`, as torch's own batch norm."""
     if config.convolution_norm == "layer":
-        return nn.LayerNorm(width, eps=config.layer_norm_epsilon)
-    return BatchNorm(width, eps=config.batch_norm_epsilon, momentum=config.batch_norm_momentum)
+        return ChannelNorm(width, eps=config.layer_norm_epsilon)
+    return nn.BatchNorm2d(width, eps=config.batch_norm_epsilon, momentum=config.batch_norm_momentum)
 
 
 def activation(config: CoAtNetConfig) -> nn.GELU:
@@ -143,33 +153,46 @@ class MBConv(nn.Module):
         """Args: x_BHWC: `(B, H, W, input_width)`. Returns: `(B, ceil(H / stride), ceil(W / stride), width)`."""
         shortcut = self.projection(self.pool(x_BHWC))
         # A 1x1 convolution of stride 2 is a dense layer on every second row and column.
-        strided = self.norm(x_BHWC)[:, :: self.expand_stride, :: self.expand_stride]
+        strided = channels_last(self.norm(channels_first(x_BHWC)))[:, :: self.expand_stride, :: self.expand_stride]
         if self._trains_lean(strided):
             return shortcut + self.stochastic_depth(self._lean_branch(strided))
-        inner = self.activation(self.expand_norm(self.expand(strided)))
-        inner = channels_last(self.depthwise(channels_first(inner)))
-        inner = self.activation(self.depthwise_norm(inner))
-        return shortcut + self.stochastic_depth(self.shrink(self.squeeze_excitation(inner)))
+        inner = self.activation(channels_last(self.expand_norm(channels_first(self.expand(strided)))))
+        inner = self.activation(channels_last(self.depthwise_norm(self.depthwise(channels_first(inner)))))
+        branch = self.shrink(self.squeeze_excitation(inner))
+        return shortcut + self.stochastic_depth(branch)
 
     def _trains_lean(self, strided_BHWC: Tensor) -> bool:
-        """Whether the forms of expanded.py serve: training on a CPU, in the paper's form."""
+        """Whether the forms of expanded.py serve: training on a CPU, in the paper's form, and nobody has changed the
+        layers that they stand for."""
         return (
             self.training
+            and not is_traced()
+            and isinstance(strided_BHWC, Tensor)  # torch.fx puts something else through
             and strided_BHWC.device.type == "cpu"
-            and isinstance(self.expand_norm, BatchNorm)
-            and self.depthwise.stride == (1, 1)
             and strided_BHWC[..., 0].numel() > 1  # one place has no variance: the norm's own error tells
+            and can_expand_and_norm(self.expand, self.expand_norm)
+            and can_convolve(self.depthwise)
         )
 
     def _lean_branch(self, strided_BHWC: Tensor) -> Tensor:
         """The residual branch from the expansion on, with fewer passes over the expanded map."""
         grid = strided_BHWC.shape[1:3]
-        assert isinstance(self.expand_norm, BatchNorm)
+        assert isinstance(self.expand_norm, nn.BatchNorm2d)
         inner_BNC = self.activation(expand_and_norm(strided_BHWC.flatten(1, 2), self.expand, self.expand_norm))
         inner_BHWC = depthwise(inner_BNC.unflatten(1, grid), self.depthwise)
-        inner_BHWC = self.activation(self.depthwise_norm(inner_BHWC))
+        inner_BHWC = self.activation(channels_last(self.depthwise_norm(channels_first(inner_BHWC))))
+        excitation = self.squeeze_excitation
         # Weights of each sample are smaller than its map only where it has more places than they have rows.
-        if isinstance(self.squeeze_excitation, SqueezeExcitation) and grid.numel() > 2 * self.shrink.out_features:
-            gate_BC = self.squeeze_excitation.gate(inner_BHWC)
+        if self._can_gate_weights() and grid.numel() > 2 * self.shrink.out_features:
+            assert isinstance(excitation, SqueezeExcitation)
+            gate_BC = excitation.gate(inner_BHWC)
             return gated_dense(inner_BHWC.flatten(1, 2), gate_BC, self.shrink).view(*strided_BHWC.shape[:3], -1)
-        return self.shrink(self.squeeze_excitation(inner_BHWC))
+        return self.shrink(excitation(inner_BHWC))
+
+    def _can_gate_weights(self) -> bool:
+        """Whether `gated_dense` does what the last two layers do."""
+        return (
+            is_untouched(self.squeeze_excitation, SqueezeExcitation)
+            and is_untouched(self.shrink, nn.Linear)
+            and self.shrink.bias is not None
+        )

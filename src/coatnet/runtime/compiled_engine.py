@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import sys
@@ -25,7 +26,7 @@ class CompiledEngine(Engine):
     """A network compiled for each image size and for batches of 1 and 8, when they are first needed.
 
     Args:
-        model: any network that `create_model` gives; it is copied.
+        model: any network that `create_model` gives; it is copied, now: what is done to it later changes no answer.
         device: see `TorchEngine`.
         precision: `bfloat16` holds weights and activations in it.
 
@@ -35,7 +36,7 @@ class CompiledEngine(Engine):
     """
 
     def __init__(self, model: nn.Module, device: str = "auto", precision: Precision = "float32") -> None:
-        self._model = model
+        self._model = copy.deepcopy(model)
         self.device = find_device(device)
         check_fork(self.device)
         check_compiler(self.device)

@@ -85,7 +85,7 @@ class TorchEngine(Engine):
         batch = torch.from_numpy(np.require(images, requirements=("C", "W")))  # torch warns of what is read only
         batch = batch.to(self.device, memory_format=torch.channels_last)
         half = self.precision == "bfloat16"
-        # no_grad, not inference_mode: what a module caches here, such as a relative bias, may be used in training later
+        # no_grad, not inference_mode: what a guest keeps from here may be used in training later
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             found: NDArray[np.float32] = self.model(batch).float().cpu().numpy()
         return found

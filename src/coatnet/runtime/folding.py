@@ -249,18 +249,6 @@ class FoldedHead(nn.Module):
         return cast(Tensor, self.layers(x_BNC.mean(1)))
 
 
-class ChannelNorm(nn.Module):
-    """A layer norm over the channels of a map, where a member has layer norms between its convolutions."""
-
-    def __init__(self, norm: nn.LayerNorm) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Args: x_BCHW: a map. Returns: the same shape."""
-        return cast(Tensor, self.norm(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
-
-
 def _tokens(x_BCHW: Tensor) -> Tensor:
     return x_BCHW.permute(0, 2, 3, 1).flatten(1, 2)
 
@@ -303,7 +291,7 @@ def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 def _norm_before(norm: nn.Module, convolution: nn.Conv2d) -> tuple[nn.Module, nn.Conv2d]:
     """Fold a norm forward into the 1x1 convolution behind it."""
     if not isinstance(norm, nn.BatchNorm2d):
-        return ChannelNorm(cast(nn.LayerNorm, norm)), convolution
+        return norm, convolution
     scale, shift = _scale_and_shift(norm)
     weight = convolution.weight.double()
     bias = weight[:, :, 0, 0] @ shift
@@ -313,7 +301,7 @@ def _norm_before(norm: nn.Module, convolution: nn.Conv2d) -> tuple[nn.Module, nn
 def _norm_after(convolution: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
     """Fold a norm backward into the convolution before it."""
     if not isinstance(norm, nn.BatchNorm2d):
-        return convolution, ChannelNorm(cast(nn.LayerNorm, norm))
+        return convolution, norm
     scale, shift = _scale_and_shift(norm)
     weight = convolution.weight.double() * scale[:, None, None, None]
     return _replaced(convolution, weight, _bias(convolution) * scale + shift), nn.Identity()

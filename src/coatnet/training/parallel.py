@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from coatnet.errors import ConfigError
-from coatnet.model.mbconv import BatchNorm, channels_first, channels_last
 from coatnet.ranks import average, is_joined, rank, world_size
 from coatnet.training.config import RunConfig
 from coatnet.training.sharding import is_sharded, shard
@@ -69,25 +68,6 @@ def _unshared_gradients(network: Any) -> Iterator[None]:
         yield
     finally:
         network.set_requires_gradient_sync(True)
-
-
-class SynchronisedBatchNorm(nn.SyncBatchNorm):
-    """`BatchNorm` over the maps `(B, H, W, C)` of all processes, each on its GPU."""
-
-    def forward(self, x_BHWC: Tensor) -> Tensor:
-        """Args: x_BHWC: `(B, H, W, C)`. Returns: the same shape."""
-        return channels_last(super().forward(channels_first(x_BHWC)))
-
-
-def synchronise_batch_norms(model: nn.Module) -> None:
-    """Put synchronised batch norms, with the same weights, in the place of a member's."""
-    for name, child in model.named_children():
-        if isinstance(child, BatchNorm):
-            norm = SynchronisedBatchNorm(child.num_features, eps=child.eps, momentum=child.momentum)
-            norm.load_state_dict(child.state_dict())
-            setattr(model, name, norm)
-        else:
-            synchronise_batch_norms(child)
 
 
 class RunningStatistics:

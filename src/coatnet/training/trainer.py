@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
@@ -32,7 +33,7 @@ from coatnet.training.checkpoint import TrainingState, Weights
 from coatnet.training.config import TrainConfig
 from coatnet.training.machine import choose_precision
 from coatnet.training.optimizer import create_ema, create_optimizer, create_schedule
-from coatnet.training.parallel import RunningStatistics, keep_to_itself, parallel, synchronise_batch_norms
+from coatnet.training.parallel import RunningStatistics, keep_to_itself, parallel
 from coatnet.training.sharding import is_sharded, shard_average, whole, whole_network
 from coatnet.training.signals import StopSignal
 
@@ -63,8 +64,9 @@ class Trainer:
         if initial is not None:
             load_weights(model, initial)
         if config.run.sync_batch_norm:
-            synchronise_batch_norms(model)
-        model = model.to(device).train()
+            model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        # The run's own network, so its weights may lie as convolutions read them fastest.
+        model = model.to(device).to(memory_format=torch.channels_last).train()
         ema = create_ema(model, config.optimizer)
         self._connect(model)
         if ema and is_sharded(model):
