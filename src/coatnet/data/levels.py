@@ -9,6 +9,15 @@ _WHITES = {"f": (1, 255, 4095, 65535), "i": (255, 4095, 65535)}
 """Whites that levels may have been written for: the unit interval, 8 bits, 12 bits of cameras and scanners, 16 bits."""
 
 
+NARROW = 32
+"""Fewer levels than these of 256, an eighth, are little: such images look black, white or blank."""
+
+
+def span(image: NDArray[np.uint8]) -> int:
+    """How many levels lie between the darkest and the brightest of an image, 0 to 255."""
+    return int(image.max()) - int(image.min())
+
+
 class Levels(NamedTuple):
     """The ends of the grey scale of an image."""
 

@@ -2,7 +2,7 @@
 
 from coatnet.data.containers.container import Container, ContainerError
 
-MAX_PIXELS = 16_000_000
+MAX_PIXELS = 20_000_000
 MAX_META_BYTES = 1_000_000
 """Boxes that list the items of a picture; that of a photograph in 50 tiles has 5 kB."""
 
