@@ -197,6 +197,18 @@ def test_a_class_that_cannot_be_split_is_a_problem(tmp_path):
     assert not any("Fewer" in problem for problem in looked(root).problems)  # it brings its own split
 
 
+def test_images_that_use_little_of_their_range_are_told(tmp_path):
+    dark = Image.fromarray(np.arange(12, dtype=np.uint8).repeat(40).reshape(20, 24))
+    for label in "ab":
+        for number in range(6):
+            path = tmp_path / label / f"{number}.png"
+            path.parent.mkdir(exist_ok=True)
+            (dark if path.match("a/2.png") else drawn(10 * ord(label) + number)).save(path)
+    found = looked(tmp_path)
+    assert [one.name for one in found.narrow] == ["a/2.png"]
+    assert "Images that use fewer than 32 of 256 levels: 1 of 12, 'a/2.png'." in found.problems
+
+
 def test_nothing_readable(tmp_path):
     root = as_folder(tmp_path / "data", {("train", label, "a.png"): b"x" for label in ("a", "b")})
     found = looked(root)

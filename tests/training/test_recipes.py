@@ -36,3 +36,12 @@ def test_augmentation_follows_from_size_and_colour(tmp_path: Path, side: int, gr
     changed = {name for name in AugmentationConfig.model_fields if getattr(chosen, name) != getattr(nothing, name)}
     assert changed - {"label_smoothing", "color_jitter"} == moved_by
     assert ("color_jitter" in changed) == (not grey and side > 32)
+
+
+def test_images_that_use_little_of_their_range_are_told(tmp_path: Path) -> None:
+    for number in range(12):
+        path = tmp_path / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((32, 32), 3 + 200 * (np.arange(32) > 15) * (number % 2 == 1), np.uint8)).save(path)
+    (levels,) = (line for line in small_data(str(tmp_path)).choices if line.startswith("levels: "))
+    assert "images looked at use fewer than 32 of 256: 'a/" in levels

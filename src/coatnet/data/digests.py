@@ -20,6 +20,7 @@ from PIL import Image
 
 from coatnet.data.duplicates import THUMBNAIL
 from coatnet.data.images import ImageError, ImageLimits, decode
+from coatnet.data.levels import span
 from coatnet.data.loader import default_threads
 from coatnet.data.samples import Source
 from coatnet.errors import ResourceError
@@ -28,6 +29,7 @@ DIGEST = np.dtype(
     [
         ("height", "i4"),  # 0 for an image that cannot be read
         ("width", "i4"),
+        ("span", "u1"),  # levels from the darkest to the brightest
         ("file", "u1", 32),
         ("pixels", "u1", 32),
         ("thumbnail", "u1", (*THUMBNAIL, 3)),
@@ -86,7 +88,7 @@ def _fill(row: np.void, data: bytes) -> None:
     pixels.update(image.data)
     # Bilinear: of Pillow's filters the one whose thumbnails change least when a picture is resized.
     small = Image.fromarray(image).resize(THUMBNAIL[::-1], Image.Resampling.BILINEAR)
-    row["height"], row["width"] = height, width
+    row["height"], row["width"], row["span"] = height, width, span(image)
     row["file"] = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
     row["pixels"] = np.frombuffer(pixels.digest(), np.uint8)
     row["thumbnail"] = np.asarray(small)

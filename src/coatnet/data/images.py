@@ -5,15 +5,20 @@ What each kind of file becomes:
 - the first frame of an animation; the EXIF orientation is applied, and damaged EXIF is ignored
 - 1, L, P, CMYK, YCbCr: Pillow's conversion to RGB
 - anything with transparency (LA, RGBA, PA, a transparent colour): laid over `BACKGROUND`
-- 16-bit grey: divided by 257 and rounded, so that 65535 becomes 255; mode I is read as 16-bit grey
-- floating point grey (mode F): clipped to 0..255 and rounded, NaN is 0
+- grey of more than 8 bits and floating point: scaled by the white that the file tells (maxval, MaxSampleValue, sBIT),
+  else by the lowest of 1 (floating point only), 255, 4095 and 65535 that no level exceeds, else by the range found;
+  NaN and infinite levels are refused
+
+Its cost is bounded before a pixel is decoded: `containers` gives decoders only the blocks that pixels need, and tells
+up to how many pixels that kind of file stays below 500 MB and 2 s.
 """
 
+import hashlib
 import io
+import math
 import os
 import stat
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +26,11 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
+from coatnet.data.containers.container import Container, ContainerError
+from coatnet.data.containers.jpeg import endings
+from coatnet.data.containers.png import is_interlaced, rows_missing
+from coatnet.data.containers.reading import READERS
+from coatnet.data.levels import find_levels
 from coatnet.errors import DataError
 from coatnet.frozen import Frozen
 from coatnet.quiet import ignore_warnings
@@ -50,7 +60,7 @@ _AVIF_BRANDS = (b"avif", b"avis")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # EXIF tag 0x0112 -> what puts the picture upright (EXIF 2.32, section 4.6.4).
 _ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
+_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -59,6 +69,19 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# The same on arrays, where turning is a view.
+_UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    1: lambda rgb: rgb,
+    2: lambda rgb: rgb[:, ::-1],
+    3: lambda rgb: rgb[::-1, ::-1],
+    4: lambda rgb: rgb[::-1],
+    5: lambda rgb: rgb.transpose(1, 0, 2),
+    6: lambda rgb: rgb[::-1].transpose(1, 0, 2),
+    7: lambda rgb: rgb[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda rgb: rgb[:, ::-1].transpose(1, 0, 2),
+}
+_STRIP_PIXELS = 1 << 20
+_COLUMNS = 64
 
 
 class ImageLimits(Frozen):
@@ -124,6 +147,8 @@ def decode(
             return _decoded(data, file_format, limits, enough)
     except ImageError:
         raise
+    except ContainerError as error:
+        raise ImageError(error.code, str(error)) from error
     except UnidentifiedImageError as error:  # its message holds the address of an object
         raise ImageError("corrupt", f"{file_format} cannot be decoded: its header is damaged") from error
     except Image.DecompressionBombError as error:
@@ -157,14 +182,51 @@ def read_file(path: Path, limits: ImageLimits = ImageLimits()) -> bytes:  # noqa
 
 
 def _decoded(data: bytes, file_format: str, limits: ImageLimits, enough: int | None) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(data), formats=(file_format,)) as image:
-        _check_size(image.width, image.height, limits)
+    container = READERS[file_format](data)
+    del data  # what is left out needs no memory any more
+    read = _pixels_without_end if container.ends_early else _pixels
+    rgb = read(container, file_format, limits, enough)
+    return _turned(rgb, container.orientation)
+
+
+def _turned(rgb: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Upright and contiguous; copied in columns that fit into a processor's cache, in a third of the time."""
+    view = _UPRIGHT[orientation](rgb)
+    if view.flags.c_contiguous:
+        return rgb
+    upright = np.empty(view.shape, np.uint8)
+    for left in range(0, view.shape[1], _COLUMNS):
+        upright[:, left : left + _COLUMNS] = view[:, left : left + _COLUMNS]
+    return upright
+
+
+def _pixels_without_end(
+    container: Container, file_format: str, limits: ImageLimits, enough: int | None
+) -> NDArray[np.uint8]:
+    """Of a JPEG that lacks its end marker; it has all its pixels if none depends on what would follow."""
+    del enough  # in a smaller image the difference of a bit may be lost
+    found: set[bytes] = set()
+    for data in endings(container.data):
+        rgb = _pixels(container._replace(data=data), file_format, limits, None)
+        found.add(hashlib.sha256(rgb.data).digest())
+        if len(found) > 1:
+            raise ImageError("truncated", "JPEG cannot be decoded: its pixels end early")
+    return rgb
+
+
+def _pixels(container: Container, file_format: str, limits: ImageLimits, enough: int | None) -> NDArray[np.uint8]:
+    """(H, W, 3) as stored."""
+    with Image.open(io.BytesIO(container.data), formats=(file_format,)) as opened:
+        image: Image.Image = opened
+        _check_size(image.width, image.height, limits, container.max_pixels)
         if enough is not None:
             image.draft(None, (enough, enough))  # does nothing but to a JPEG
         image.load()
         if file_format == "PNG":
-            _check_all_rows(image, data)
-        return _to_rgb(_upright(image))
+            _check_all_rows(image, container.data)
+        if file_format == "AVIF":
+            image = _turned_by_boxes(image)
+        return _to_rgb(image, container)
 
 
 def check_bytes(num_bytes: int, limits: ImageLimits, name: str = "") -> None:
@@ -195,11 +257,12 @@ def check_format(data: bytes, limits: ImageLimits) -> str:
     return file_format
 
 
-def _check_size(width: int, height: int, limits: ImageLimits) -> None:
+def _check_size(width: int, height: int, limits: ImageLimits, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise ImageError("corrupt", f"{width}x{height} pixels")
-    if width * height > limits.max_pixels:
-        raise ImageError("too_many_pixels", f"{width}x{height} pixels is above {limits.max_pixels}")
+    most = min(limits.max_pixels, max_pixels)
+    if width * height > most:
+        raise ImageError("too_many_pixels", f"{width}x{height} pixels is above {most}, the most for this kind of file")
     if max(width, height) > limits.max_aspect_ratio * min(width, height):
         raise ImageError("extreme_aspect", f"{width}x{height} is beyond 1:{limits.max_aspect_ratio:g}")
 
@@ -236,66 +299,63 @@ def _check_all_rows(image: Image.Image, data: bytes) -> None:
 
     The data is inflated a second time only where rows may be missing: the last row is black, or rows are interlaced.
     """
-    interlaced = data[28] != 0
     last_row = np.asarray(image.crop((0, image.height - 1, image.width, image.height)))
-    if last_row.any() and not interlaced:
+    if last_row.any() and not is_interlaced(data):
         return
-    bits = data[24] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[data[25]]
-    # The seven passes of Adam7: first column, first row, column step, row step (PNG specification, section 8.2).
-    adam7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-    expected = 0
-    for column, row, column_step, row_step in adam7 if interlaced else ((0, 0, 1, 1),):
-        columns = -(-(image.width - column) // column_step)
-        rows = -(-(image.height - row) // row_step)
-        if columns > 0 and rows > 0:
-            expected += rows * (1 + (columns * bits + 7) // 8)
-    got = _inflated_size(data, expected)
-    if got < expected:
-        raise ImageError("truncated", f"PNG with {got} of {expected} bytes of pixels")
+    if missing := rows_missing(data):
+        raise ImageError("truncated", missing)
 
 
-def _inflated_size(data: bytes, enough: int) -> int:
-    """How many bytes the first image of a PNG inflates to, counted up to `enough`, a megabyte at a time."""
-    inflater = zlib.decompressobj()
-    got = 0
-    for chunk in _idat_chunks(data):
-        pending = chunk
-        while pending and got < enough:
-            got += len(inflater.decompress(pending, 1 << 20))
-            pending = inflater.unconsumed_tail
-    return got + len(inflater.flush())
-
-
-def _idat_chunks(data: bytes) -> Iterator[bytes]:
-    position = 8
-    while position + 8 <= len(data):
-        length = int.from_bytes(data[position : position + 4], "big")
-        if data[position + 4 : position + 8] == b"IDAT":
-            yield data[position + 8 : position + 8 + length]
-        position += 12 + length
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # damaged EXIF does not spoil good pixels; Pillow raises many kinds here too
-        orientation = None
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+def _turned_by_boxes(image: Image.Image) -> Image.Image:
+    """An AVIF upright: Pillow tells the turns of its boxes as EXIF that it made itself."""
+    method = _TRANSPOSES.get(image.getexif().get(_ORIENTATION_TAG, 1))
     return image if method is None else image.transpose(method)
 
 
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.float64)
-        grey = np.nan_to_num(grey, nan=0.0) if image.mode == "F" else grey / 257  # 65535 / 255
-        levels = np.rint(np.clip(grey, 0, 255)).astype(np.uint8)
-        return np.ascontiguousarray(np.repeat(levels[:, :, None], 3, axis=2))
+def _to_rgb(image: Image.Image, container: Container) -> NDArray[np.uint8]:
+    """Converted a strip at a time, so that no second whole image is held."""
     if image.mode in ("LAB", "HSV"):
         raise ImageError("unsupported_format", f"colour mode {image.mode}; expected grey, RGB or CMYK")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (*BACKGROUND, 255)), rgba)
-    return np.array(image.convert("RGB"))
+    convert: Callable[[Image.Image], NDArray[np.uint8]] = _strip_to_rgb
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        convert = _grey_to_rgb(image, container)
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    for top, strip in _strips(image):
+        rgb[top : top + strip.height] = convert(strip)
+    return rgb
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """First row and pixels of strips of whole rows, about a million pixels each."""
+    height = max(1, _STRIP_PIXELS // image.width)
+    if height >= image.height:
+        yield 0, image
+        return
+    for top in range(0, image.height, height):
+        yield top, image.crop((0, top, image.width, min(top + height, image.height)))
+
+
+def _strip_to_rgb(strip: Image.Image) -> NDArray[np.uint8]:
+    if strip.has_transparency_data:
+        rgba = strip.convert("RGBA")
+        strip = Image.alpha_composite(Image.new("RGBA", rgba.size, (*BACKGROUND, 255)), rgba)
+    return np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
+
+
+def _grey_to_rgb(image: Image.Image, container: Container) -> Callable[[Image.Image], NDArray[np.uint8]]:
+    def grey(strip: Image.Image) -> NDArray[np.generic]:
+        levels = np.asarray(strip)
+        return levels.view(np.uint32) if container.unsigned and strip.mode == "I" else levels
+
+    low, high, strange = math.inf, -math.inf, 0
+    for _, strip in _strips(image):
+        levels = grey(strip)
+        low, high = min(low, float(levels.min())), max(high, float(levels.max()))
+        strange += 0 if image.mode != "F" else int(levels.size - np.isfinite(levels).sum())
+    if strange:
+        raise ImageError("corrupt", f"{strange} of {image.width * image.height} levels are NaN or infinite")
+    ends = find_levels(low, high, container.white, whole=image.mode != "F")
+    return lambda strip: ends.to_bytes(grey(strip))[:, :, None]
 
 
 def _one_line(text: str) -> str:

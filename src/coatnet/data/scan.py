@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from coatnet.data.class_names import similar_names, valueless_names
 from coatnet.data.digests import take_digests
 from coatnet.data.duplicates import alike, same
+from coatnet.data.levels import NARROW
 from coatnet.data.listing import BROKEN_LINKS, OUTSIDE
 from coatnet.data.samples import JoinedSource, some
 from coatnet.data.sources import Found
@@ -129,6 +130,8 @@ class Scan(Frozen):
     smallest: tuple[Sample, ...]
     """By number of pixels, the smallest first; as many as `NUM_EXTREMES`."""
     largest: tuple[Sample, ...]
+    narrow: tuple[Sample, ...]
+    """Images that use fewer than `levels.NARROW` of 256 levels."""
     left_out: dict[str, int]
     """How many files and folders are not used, by suffix or by another reason."""
     notes: tuple[str, ...]
@@ -196,6 +199,7 @@ def scan(data: str, found: Found, on_progress: Callable[[int], None] = lambda _:
         aspects=_histogram(digests["width"][readable] / digests["height"][readable], ASPECTS),
         smallest=tuple(map(sample, by_area[:NUM_EXTREMES])),
         largest=tuple(map(sample, by_area[::-1][:NUM_EXTREMES])),
+        narrow=tuple(map(sample, readable[digests["span"][readable] < NARROW].tolist())),
         left_out=found.left_out,
         notes=found.notes,
     )
@@ -249,6 +253,9 @@ def _problems(found: Scan) -> Iterator[str]:
         codes = Counter(one.code for one in found.unreadable)
         told = ", ".join(f"{count:,} {code}" for code, count in codes.most_common())
         yield f"Images that cannot be read: {told}."
+    if found.narrow:
+        few = some([one.name for one in found.narrow])
+        yield f"Images that use fewer than {NARROW} of 256 levels: {len(found.narrow):,} of {found.images:,}, {few}."
     across = sum(group.across_splits for group in found.duplicates)
     if across:
         yield f"Duplicates across splits: {_groups_of(across)}; what is scored was trained on."
@@ -269,9 +276,9 @@ def _problems(found: Scan) -> Iterator[str]:
     known = {label for counts in found.counts.values() for label, count in counts.items() if count}
     if len(known) < 2:
         yield f"Only one class, {some(sorted(known))}: there is nothing to tell apart."
-    few = [label for label, count in found.counts.get("all", {}).items() if 0 < count < SPLIT_PARTS]
-    if few:
-        yield f"Fewer than {SPLIT_PARTS} images, too few to split into train, validation and test: {some(few, 9)}."
+    scarce = [label for label, count in found.counts.get("all", {}).items() if 0 < count < SPLIT_PARTS]
+    if scarce:
+        yield f"Fewer than {SPLIT_PARTS} images, too few to split into train, validation and test: {some(scarce, 9)}."
     by_split = defaultdict(list)
     for one in found.empty:
         by_split[one.split].append(one.label)

@@ -64,7 +64,7 @@ def finetune(
     initial = source.record(class_names)
     preprocess = _preprocess(source, image_size, look)
     network = _network(source.config, preprocess).replace(num_classes=len(class_names))
-    choices = [*data_choices(splits), f"initial weights: {initial.source}", f"head: {initial.head}"]
+    choices = [*data_choices(splits, look), f"initial weights: {initial.source}", f"head: {initial.head}"]
     choices += _size_choices(network, preprocess, asked=image_size is not None)
     if source.preprocess is None:
         choices.append("preprocessing: a weights file does not tell it; that of training from scratch")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coatnet.data.images import ImageError, decode
+from coatnet.data.levels import NARROW, span
 from coatnet.data.samples import some
 from coatnet.data.sources import DataConfig, Source, Splits, open_data
 from coatnet.errors import DataError
@@ -28,6 +29,10 @@ class Look(NamedTuple):
     """No image has colour."""
     oblong: bool
     """Most are at least a quarter longer than wide, or the other way."""
+    looked_at: int
+    """How many images."""
+    narrow: tuple[str, ...]
+    """Names of those that use fewer than `levels.NARROW` of 256 levels."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,14 @@ def opened(data: str | DataConfig | OpenedData) -> OpenedData:
 
 def look_at(source: Source) -> Look:
     """Decode some images, spread over the source."""
-    sides, oblong, grey = [], [], True
+    sides, oblong, narrow, grey = [], [], [], True
     for index in np.unique(np.linspace(0, len(source) - 1, SAMPLED).astype(int)):
         try:
             image = decode(source.read(int(index)))
         except ImageError:
             continue
+        if span(image) < NARROW:
+            narrow.append(source.names[int(index)])
         height, width = image.shape[:2]
         sides.append(min(height, width))
         oblong.append(max(height, width) >= 1.25 * min(height, width))
@@ -71,14 +78,17 @@ def look_at(source: Source) -> Look:
         raise DataError(
             f"none of {SAMPLED} training images could be read", "coatnet reads JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF"
         )
-    return Look(int(np.median(sides)), grey, sum(oblong) > len(oblong) / 2)
+    return Look(int(np.median(sides)), grey, sum(oblong) > len(oblong) / 2, len(sides), tuple(narrow))
 
 
-def data_choices(splits: Splits) -> list[str]:
+def data_choices(splits: Splits, look: Look) -> list[str]:
     """What there is to train on, for people."""
     counts = (
         f"data: {len(splits.train)} images to train on, {len(splits.val)} to validate, "
         f"{len(splits.test) if splits.test else 'none'} to test; {len(splits.train.class_names)} classes: "
         f"{some(splits.train.class_names)}"
     )
-    return [counts, *splits.notes]
+    if not look.narrow:
+        return [counts, *splits.notes]
+    few = f"{len(look.narrow)} of {look.looked_at} images looked at use fewer than {NARROW} of 256: {some(look.narrow)}"
+    return [counts, f"levels: {few}", *splits.notes]

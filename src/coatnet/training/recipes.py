@@ -50,7 +50,7 @@ def small_data(
     found = opened(data)
     config, splits = found.config, found.splits
     num_images, look = len(splits.train), found.look
-    choices = data_choices(splits)
+    choices = data_choices(splits, look)
     name, reason = (model, "as asked") if model else _choose_member(num_images, look, image_size)
     choices.append(f"model: {name}, {reason}")
     network = member(name).replace(num_classes=len(splits.train.class_names))

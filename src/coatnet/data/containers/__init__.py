@@ -1,0 +1,1 @@
+"""What image files are made of, read before any pixel is decoded."""
