@@ -1,5 +1,6 @@
 """Start, reload, the death of a worker, and the end: by signals to real processes."""
 
+import asyncio
 import shutil
 import signal
 import socket
@@ -15,6 +16,11 @@ import pytest
 
 from coatnet.classifier import Classifier
 from coatnet.model.family import create_model
+from coatnet.serving.batcher import Batcher
+from coatnet.serving.messages import Classify, Item
+from coatnet.serving.metrics import Metrics
+from coatnet.serving.problems import DRAINING
+from coatnet.serving.supervisor import patience_for
 from serving.conftest import picture
 from serving.servers import IN_TORCH, Server, check_problem, wait_for
 
@@ -115,6 +121,31 @@ def test_sigterm_ends_a_server_whose_worker_hangs(tiny_classifier):
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0, server.said()
         assert not worker.is_running()
+
+
+def test_a_client_in_a_hurry_does_not_make_a_slow_batch_hang():
+    hurried, patient = (Item(b"", Classify(1), time.monotonic() + seconds) for seconds in (0.1, 1000))
+    assert patience_for([hurried], 20.0) >= 10 * 20.0
+    assert patience_for([hurried], 0.01) < 6  # a fast network is not waited for
+    assert patience_for([hurried, patient], 0.01) > 990
+
+
+def test_who_still_waits_when_the_server_stops_is_told_so():
+    async def stop():
+        async def compute_for_ever(items):
+            await asyncio.sleep(60)
+
+        batcher = Batcher(compute_for_ever, Metrics())
+        batcher.open(capacity=4, batch_size=1)
+        running = asyncio.create_task(batcher.run())
+        answers = batcher.ask([Item(b"", Classify(1), time.monotonic() + 60)] * 3)
+        await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.wait([running])
+        batcher.abandon(DRAINING)
+        assert await asyncio.wait_for(asyncio.gather(*answers), 5) == [DRAINING] * 3
+
+    asyncio.run(stop())
 
 
 def test_a_server_without_explanations_says_so(tiny_classifier):

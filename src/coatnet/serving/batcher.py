@@ -72,6 +72,11 @@ class Batcher:
         self._arrived.set()
         return [each.answer for each in waiting]
 
+    def abandon(self, problem: Problem) -> None:
+        """Tell everyone who waits that there will be no answer."""
+        while self._queue:
+            _settle(self._queue.popleft(), problem)
+
     async def run(self) -> None:
         """Give out batches, for ever."""
         while True:
@@ -111,6 +116,9 @@ class Batcher:
             for waiting in batch:
                 _settle(waiting, error.problem)
             return
+        except asyncio.CancelledError:  # the server stops: they wait for what it tells everyone
+            self._queue.extendleft(reversed(batch))
+            raise
         self._metrics.images.inc(found.num_computed)
         self._metrics.dropped.inc(sum(answer == EXPIRED for answer in found.answers))
         for waiting, answer in zip(batch, found.answers, strict=True):

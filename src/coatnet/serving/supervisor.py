@@ -8,7 +8,7 @@ import multiprocessing
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
@@ -17,7 +17,7 @@ from coatnet.errors import CoatnetError, ResourceError
 from coatnet.serving.batcher import Batcher
 from coatnet.serving.messages import Answers, Item, Job, Ready
 from coatnet.serving.metrics import Metrics
-from coatnet.serving.problems import WORKER_DIED, ProblemError
+from coatnet.serving.problems import DRAINING, WORKER_DIED, ProblemError
 from coatnet.serving.worker import work
 from coatnet.terminal import visible
 
@@ -28,6 +28,9 @@ STOP_SECONDS = 5
 HANG_SECONDS = 5
 """A batch that takes so much longer than anyone waits for its answer has hung: ten times the longest that the tuning
 allows a batch."""
+BATCH_FACTOR = 10
+"""A batch may take so many times what it was measured to take, whenever its answer is due: a client in a hurry must not
+have the worker of a slow network killed, and other processes may use the cores too."""
 LOAD_SECONDS = 600
 """A worker that has said nothing by then has hung: published weights of the largest network come in this time at
 10 Mbit/s."""
@@ -53,6 +56,7 @@ class _Worker:
         self._theirs = theirs
         self._threads = ThreadPoolExecutor(3)  # an exchange, the wait for its end, and the patience of `stop`
         self._is_exchanging = False
+        self._batch_seconds = 0.0
         self.is_busy = asyncio.Lock()
 
     async def start(self) -> Ready:
@@ -68,6 +72,7 @@ class _Worker:
         if isinstance(said, Exception):
             raise said
         assert isinstance(said, Ready)
+        self._batch_seconds = said.tuned.seconds
         return said
 
     async def compute(self, items: list[Item]) -> Answers:
@@ -77,7 +82,7 @@ class _Worker:
             WorkerDiedError: it died over it, or before.
             WorkerHungError: nobody waits for its answer any more, and have not for a while.
         """
-        patience = max(item.deadline for item in items) - time.monotonic() + HANG_SECONDS
+        patience = patience_for(items, self._batch_seconds)
         async with self.is_busy:
             return await self._within(patience, lambda: self._reading(lambda: self._exchange(items)))
 
@@ -124,6 +129,17 @@ class _Worker:
             return await asyncio.get_running_loop().run_in_executor(self._threads, action)
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             raise WorkerDiedError from error
+
+
+def patience_for(items: Sequence[Item], batch_seconds: float) -> float:
+    """Seconds from now after which a batch has hung.
+
+    Args:
+        items: the batch.
+        batch_seconds: that a full batch was measured to take.
+    """
+    until_due = max(item.deadline for item in items) - time.monotonic()
+    return max(until_due, BATCH_FACTOR * batch_seconds) + HANG_SECONDS
 
 
 class Supervisor:
@@ -177,13 +193,14 @@ class Supervisor:
                 _log("reloaded")
 
     async def stop(self) -> None:
-        """End the worker. Nobody waits for an answer any more."""
+        """End the worker. Whoever still waits is told that the server stops."""
         self.is_ready = False
         self.batcher.close()
         worker, self._worker = self._worker, None
         for task in self._watches:
             task.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
+        self.batcher.abandon(DRAINING)
         if worker:
             await worker.stop(STOP_SECONDS)
 
