@@ -165,7 +165,7 @@ def test_a_run_never_ends_below_its_own_start(
     wild = lay_over(
         finetune("digits", first.folder),
         run={**PACE, "steps": 6, "evaluate_every": 3, "precision": "float32", "patience": patience},
-        optimizer={"learning_rate": 1.0, "warmup": 0.0, "ema": 0.0},
+        optimizer={"learning_rate": 1.0, "warmup": 0.0, "ema": 0.0, "batch_norms": "moving"},
         data={"workers": 0},
     )
     run = train(wild, tmp_path / "run")

@@ -63,6 +63,9 @@ class OptimizerConfig(Frozen):
     new_head: Literal["random", "probe"] = "random"
     """What a new classes layer starts from in fine-tuning. probe: logistic regression on the features that the initial
     weights give for up to 2,000 training images (a linear probe)."""
+    batch_norms: Literal["moving", "kept"] = "moving"
+    """What batch norms use and learn. moving: the statistics of each batch, which move the stored ones. kept: the
+    stored ones, which stay: for few images that are near to those of the initial weights."""
     freeze: Literal["none", "body", "body_first"] = "none"
     """What stays as it was loaded, running statistics too. none: everything is trained. body: only the head is trained.
     body_first: only the head in the first part of the run, then everything."""
@@ -194,6 +197,8 @@ class TrainConfig(Frozen):
             raise ValueError(f"shard parameters and freeze {self.optimizer.freeze} exclude each other; leave one out")
         if self.initial is None and self.optimizer.freeze != "none":
             raise ValueError(f"freeze {self.optimizer.freeze} keeps first weights, and these are random; give init too")
+        if self.initial is None and self.optimizer.batch_norms == "kept":
+            raise ValueError("batch_norms kept needs statistics that were learned, and there are none; give init too")
         if self.initial is None and self.optimizer.new_head == "probe":
             raise ValueError("new_head probe fits the features of initial weights, and these are random; give init too")
         if self.run.batch_size % 2 and (self.augmentation.mixup or self.augmentation.cutmix):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from coatnet.data.augmentation import AugmentationConfig
 from coatnet.data.preprocess import Preprocess
-from coatnet.data.sources import DataConfig
+from coatnet.data.sources import DataConfig, Source
 from coatnet.errors import ConfigError
 from coatnet.model.config import CoAtNetConfig
 from coatnet.model.family import PAPER, ModelConfig
 from coatnet.model.guests import GuestConfig
 from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig
+from coatnet.training.distance import NEAR, statistics_distance
 from coatnet.training.imagenet import DEPTH_1K
 from coatnet.training.initial import Pretrained, find_initial
 from coatnet.training.look import Look, OpenedData, data_choices, opened
@@ -23,6 +25,10 @@ MANY_IMAGES = 100_000
 would be 586, too few for its rate and its average to get anywhere."""
 PAPER_DEPTH = {**DEPTH_1K, "coatnet_4": 0.7}
 """Stochastic depth in fine-tuning on ImageNet-1K (Table 10: -0 to -3 in its second column, -4 in its fourth)."""
+_NEAR: dict[str, Any] = {"learning_rate": 3e-4, "batch_norms": "kept"}
+_FAR: dict[str, Any] = {"learning_rate": 3e-3, "new_head": "random"}
+"""For networks with batch norms: of 1e-4 to 1e-2 the best rates on held-out images (benchmarks/finetuning.md). A probe
+of features that have to move far only gives the first steps a larger loss."""
 FEW_TO_VALIDATE = 100
 """With fewer validation images one of them moves the accuracy by more than 1 %: nothing is chosen by it."""
 
@@ -80,7 +86,7 @@ def finetune(
     ]
     if run.patience:
         choices.append(f"early end: after {run.patience} evaluations without a better one; the best is kept")
-    return TrainConfig(
+    run_config = TrainConfig(
         data=config,
         model=network,
         preprocess=preprocess,
@@ -91,6 +97,23 @@ def finetune(
         initial=initial,
         choices=tuple(choices),
     )
+    return _paced(run_config, splits.train) if few else run_config
+
+
+def _paced(config: TrainConfig, train: Source) -> TrainConfig:
+    """The rate that images ask for, few as they are: near to those of the initial weights a low one, that keeps what
+    they learned; far from them a high one (benchmarks/finetuning.md)."""
+    distance = statistics_distance(config, train)
+    if distance is None:
+        return config
+    near = distance <= NEAR
+    optimizer = OptimizerConfig.model_validate({**config.optimizer.model_dump(), **(_NEAR if near else _FAR)})
+    told = (
+        f"near to those of the initial weights ({distance:.2f}, at most {NEAR:g}): a low rate, batch norms are kept"
+        if near
+        else f"far from those of the initial weights ({distance:.2f}, more than {NEAR:g}): a high rate, a random head"
+    )
+    return config.replace(optimizer=optimizer, choices=(*config.choices, f"images: {told}"))
 
 
 def _paper(batch: int) -> tuple[OptimizerConfig, RunConfig]:

@@ -75,6 +75,7 @@ class Trainer:
             assert isinstance(model, CoAtNet)
             model.recompute = True
         self.frozen = False
+        self._set_batch_norms(model)
         optimizer = create_optimizer(model, config.optimizer)
         self.state = TrainingState(model, optimizer, ema)
         self.statistics = RunningStatistics(model)
@@ -205,9 +206,17 @@ class Trainer:
             return
         frozen = config.optimizer.freezes(step, config.run.steps or 0)
         train_mode(self.state.model, frozen)
+        self._set_batch_norms(self.state.model)
         if frozen != self.frozen:  # which gradients are averaged is settled when the network is wrapped
             self.frozen = frozen
             self._connect(self.state.model)
+
+    def _set_batch_norms(self, model: nn.Module) -> None:
+        """Let them use what is stored where that is to be kept."""
+        if self.config.optimizer.batch_norms == "kept":
+            for layer in model.modules():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    layer.eval()
 
     def _loss(self, batch: Batch) -> Tensor:
         """Augment a micro-batch, and run it through the network."""
