@@ -228,9 +228,29 @@ def test_what_is_no_image():
     assert code_of(np.random.default_rng(0).bytes(1000)) == "unsupported_format"
     assert code_of(b"<svg xmlns='http://www.w3.org/2000/svg'/>") == "unsupported_format"
     assert code_of(b"\xff\xd8\xff") in {"corrupt", "truncated"}
-    with pytest.raises(ImageError, match="unsupported_format: HEIC image; expected one of JPEG, PNG"):
+    with pytest.raises(
+        ImageError, match="unsupported_format: This is a HEIC image; JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF and PPM"
+    ):
         decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
     assert code_of(bytes(21), ImageLimits(max_bytes=20)) == "too_large_bytes"
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (encoded(Image.new("L", (8, 8)), "GIF"), "a GIF"),
+        (encoded(Image.new("L", (8, 8)), "AVIF"), "an AVIF"),
+        (encoded(Image.new("L", (8, 8)), "PPM"), "a PPM"),
+        (b"%PDF-1.7", "a PDF"),
+        (b"<?xml version='1.0'?><svg width='9'/>", "an SVG drawing"),
+        (b"\n<!DOCTYPE html><html>Not found", "a web page"),
+        (b"\x01\x02\x03", "no image known here (it starts with 01 02 03)"),
+    ],
+)
+def test_a_refused_file_is_told_for_what_it_is(data, what):
+    with pytest.raises(ImageError) as caught:
+        decode(data, ImageLimits(formats=STRICT_FORMATS))
+    assert caught.value.detail == f"This is {what}; JPEG, PNG and WebP are taken"
 
 
 def mutant(data: bytes, generator: np.random.Generator) -> bytes:

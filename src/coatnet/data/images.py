@@ -31,6 +31,7 @@ from coatnet.data.containers.jpeg import endings
 from coatnet.data.containers.png import is_interlaced, rows_missing
 from coatnet.data.containers.reading import READERS
 from coatnet.data.levels import find_levels
+from coatnet.data.refused_formats import refusal
 from coatnet.errors import DataError
 from coatnet.frozen import Frozen
 from coatnet.quiet import ignore_warnings
@@ -252,8 +253,7 @@ def check_format(data: bytes, limits: ImageLimits) -> str:
     """
     file_format = image_format(data)
     if file_format is None or file_format not in limits.formats:
-        got = f"{file_format} image" if file_format else f"not an image format: starts with {data[:8].hex(' ')}"
-        raise ImageError("unsupported_format", f"{got}; expected one of {', '.join(limits.formats)}")
+        raise ImageError("unsupported_format", refusal(data, file_format, limits.formats))
     return file_format
 
 

@@ -18,7 +18,7 @@ from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig
 from coatnet.training.distance import NEAR, statistics_distance
 from coatnet.training.imagenet import DEPTH_1K
 from coatnet.training.initial import Pretrained, find_initial
-from coatnet.training.look import Look, OpenedData, data_choices, opened
+from coatnet.training.look import Look, OpenedData, data_choices, flip_choice, opened
 
 MANY_IMAGES = 100_000
 """From here on the paper's form: its 30 epochs of batches of 512 are then at least 5,860 steps. At 10,000 images they
@@ -81,6 +81,7 @@ def finetune(
     form = f"short form, {num_images} images are few" if few else "the paper's values (Table 10)"
     choices += [
         f"recipe: fine-tuning, {form}",
+        flip_choice(found.mirroring),
         f"batch: {batch} images{', as asked' if batch_size else ''}",
         f"length: {run.epochs:g} epochs unless another is asked for",
     ]
@@ -90,7 +91,7 @@ def finetune(
         data=config,
         model=network,
         preprocess=preprocess,
-        augmentation=_augmentation(look, few),
+        augmentation=_augmentation(few).replace(horizontal_flip=found.mirroring.allowed),
         optimizer=optimizer,
         run=run,
         class_names=class_names,
@@ -183,11 +184,10 @@ def _size_choices(network: ModelConfig, preprocess: Preprocess, asked: bool) -> 
     ]
 
 
-def _augmentation(look: Look, few: bool) -> AugmentationConfig:
+def _augmentation(few: bool) -> AugmentationConfig:
     """No crop (Table 10). The paper found that an augmentation which pre-training did not have should not come in now,
-    and what the source had is unknown: many images get only flips; few need the small moves of `small_data`."""
+    and what the source had is unknown: many images get only flips, where classes survive them; few need the small moves
+    of `small_data`."""
     if not few:
-        return AugmentationConfig(horizontal_flip=not look.grey, label_smoothing=0.1)
-    return AugmentationConfig(
-        horizontal_flip=not look.grey, rotation=15.0, translation=0.1, zoom=(0.85, 1.2), label_smoothing=0.1
-    )
+        return AugmentationConfig(label_smoothing=0.1)
+    return AugmentationConfig(rotation=15.0, translation=0.1, zoom=(0.85, 1.2), label_smoothing=0.1)

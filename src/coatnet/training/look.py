@@ -13,6 +13,7 @@ from coatnet.data.levels import NARROW, span
 from coatnet.data.samples import some
 from coatnet.data.sources import DataConfig, Source, Splits, open_data
 from coatnet.errors import DataError
+from coatnet.training.mirroring import Mirroring, find_mirroring
 
 SAMPLED = 64
 """Images looked at to tell size and colour: enough for a median, decoded in well under a second."""
@@ -47,6 +48,13 @@ class OpenedData:
         """What a glance at its training images tells."""
         return look_at(self.splits.train)
 
+    @cached_property
+    def mirroring(self) -> Mirroring:
+        """Whether training may mirror its images."""
+        if self.look.grey:
+            return Mirroring(False, "grey images are often signs or text")
+        return find_mirroring(self.splits.train)
+
 
 def opened(data: str | DataConfig | OpenedData) -> OpenedData:
     """The data, opened if it is not yet.
@@ -76,9 +84,15 @@ def look_at(source: Source) -> Look:
         grey = grey and bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
     if not sides:
         raise DataError(
-            f"none of {SAMPLED} training images could be read", "coatnet reads JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF"
+            f"none of {SAMPLED} training images could be read",
+            "coatnet reads JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF and PPM",
         )
     return Look(int(np.median(sides)), grey, sum(oblong) > len(oblong) / 2, len(sides), tuple(narrow))
+
+
+def flip_choice(mirroring: Mirroring) -> str:
+    """Whether images are mirrored and why, for people."""
+    return f"horizontal flip: {'on' if mirroring.allowed else 'off'}, {mirroring.reason}"
 
 
 def data_choices(splits: Splits, look: Look) -> list[str]:

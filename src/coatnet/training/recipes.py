@@ -17,7 +17,7 @@ from coatnet.model.guests import GuestConfig
 from coatnet.training.config import OptimizerConfig, RunConfig, TrainConfig
 from coatnet.training.finetuning import finetune
 from coatnet.training.imagenet import imagenet_1k, imagenet_1k_modern, imagenet_21k, jft
-from coatnet.training.look import PHOTOGRAPH, Look, OpenedData, data_choices, opened
+from coatnet.training.look import PHOTOGRAPH, Look, OpenedData, data_choices, flip_choice, opened
 
 _PHOTOGRAPH_CROP = (0.35, 1.0)
 """Share of a photograph that a random crop shows: what fastai's training script for Imagenette takes for ten to two
@@ -62,9 +62,9 @@ def small_data(
     resize: Resize = "crop" if look.side <= network.image_size * 1.5 and not look.oblong else "stretch"
     preprocess = _preprocess(network.image_size, resize)
     choices.append(f"resize: {resize}, {'the images are nearly square' if resize == 'crop' else 'nothing is cut off'}")
-    augmentation = _augmentation(network.image_size, look)
-    flip = "on, the images have colour" if augmentation.horizontal_flip else "off, grey images are often signs or text"
-    choices.append(f"horizontal flip: {flip}")
+    mirroring = found.mirroring
+    augmentation = _augmentation(network.image_size, look).replace(horizontal_flip=mirroring.allowed)
+    choices.append(flip_choice(mirroring))
     batch, reason = (batch_size, "as asked") if batch_size else _choose_batch(num_images)
     choices.append(f"batch: {batch} images, {reason}")
     epochs = _choose_epochs(num_images)
@@ -107,13 +107,10 @@ def _preprocess(image_size: int, resize: Resize) -> Preprocess:
 def _augmentation(image_size: int, look: Look) -> AugmentationConfig:
     small = image_size <= 32
     if small and not look.grey:  # coloured thumbnails: turning and zooming would blur what few pixels they have
-        return AugmentationConfig(horizontal_flip=True, crop_padding=4, label_smoothing=0.1)
+        return AugmentationConfig(crop_padding=4, label_smoothing=0.1)
     if look.side >= PHOTOGRAPH and not look.grey:
-        return AugmentationConfig(
-            horizontal_flip=True, crop_scale=_PHOTOGRAPH_CROP, color_jitter=0.2, label_smoothing=0.1
-        )
+        return AugmentationConfig(crop_scale=_PHOTOGRAPH_CROP, color_jitter=0.2, label_smoothing=0.1)
     return AugmentationConfig(
-        horizontal_flip=not look.grey,
         rotation=15.0,
         translation=0.1,
         zoom=(0.85, 1.2),
