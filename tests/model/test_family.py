@@ -125,3 +125,10 @@ def test_create_model_takes_changes_and_names_what_is_wrong() -> None:
     with pytest.raises(ConfigError, match=r"image_size: Input should be greater than or equal to 32, got 16"):
         create_model("coatnet_0", image_size=16)
     assert member("coatnet_3") is FAMILY["coatnet_3"]
+
+
+@pytest.mark.parametrize("name", ["coatnet_mini_32", "timm/test_convnext"])
+def test_no_config_that_other_libraries_take_for_theirs(name: str) -> None:
+    model = create_model(name)
+    assert model.network_config == member(name)
+    assert not hasattr(model, "config")

@@ -79,7 +79,8 @@ class CoAtNet(nn.Module):
 
     def __init__(self, config: CoAtNetConfig) -> None:
         super().__init__()
-        self.config = config
+        self.network_config = config
+        """Not called `config`: peft, transformers and others take an attribute of that name for one of theirs."""
         self.recompute = False
         """Keep only the input of each block for the backward pass, and compute the rest again there."""
         self.stem = PatchStem(config) if config.stem == "patch" else Stem(config)
@@ -155,9 +156,9 @@ class CoAtNet(nn.Module):
                 f"image of {height} x {width} pixels is below {SMALLEST_IMAGE}, the smallest that five halvings allow",
                 "resize the image first",
             )
-        if channels != self.config.input_channels:
+        if channels != self.network_config.input_channels:
             raise ConfigError(
-                f"image has {channels} channels, the network takes {self.config.input_channels}",
+                f"image has {channels} channels, the network takes {self.network_config.input_channels}",
                 "convert the image, or build the network with input_channels",
             )
 

@@ -111,8 +111,8 @@ def create_guest(config: GuestConfig) -> nn.Module:
         config: the network.
 
     Returns:
-        `(B, 3, H, W)` -> `(B, num_classes)` logits; `.config` is `config`. A network whose image size is fixed refuses
-        other sizes.
+        `(B, 3, H, W)` -> `(B, num_classes)` logits; `.network_config` is `config`. A network whose image size is
+        fixed refuses other sizes.
 
     Raises:
         ConfigError: timm has no such model, or it cannot be built at this size or with stochastic depth.
@@ -193,7 +193,7 @@ def finish_guest(module: nn.Module, config: GuestConfig) -> nn.Module:
     from timm.models import get_model_input_config
 
     guest_module: Any = module
-    guest_module.config = config
+    guest_module.network_config = config
     if config.guest == DEEPVIT or get_model_input_config(module)["fixed_input_size"]:
         module.register_forward_pre_hook(_SizeCheck(config))
     return module
@@ -255,7 +255,7 @@ def guest_size(config: GuestConfig, height: int, width: int) -> tuple[int, int]:
 
 def undecayed(model: nn.Module) -> set[nn.Parameter]:
     """What timm does not decay in a guest: biases, norms, and what its makers exempt. Nothing for a member."""
-    if not isinstance(getattr(model, "config", None), GuestConfig):
+    if not isinstance(getattr(model, "network_config", None), GuestConfig):
         return set()
     from timm.optim import param_groups_weight_decay
 

@@ -53,7 +53,7 @@ class FoldedCoAtNet(nn.Module):
 
     def __init__(self, model: CoAtNet, image_size: Grid) -> None:
         super().__init__()
-        config = model.config
+        config = model.network_config
         grids = config.grids(*image_size)
         self.stem = FoldedPatchStem(model.stem) if isinstance(model.stem, PatchStem) else FoldedStem(model.stem)
         self.convolutional, self.attending = nn.Sequential(), nn.Sequential()
