@@ -92,8 +92,9 @@ def registered(name: str) -> PretrainedCfg:
 
     architecture, _, tag = name.removeprefix(PREFIX).partition(".")
     tagged = f"{architecture}.{tag}" if tag else architecture
-    if not name.startswith(PREFIX) or not is_model(architecture):
-        near = difflib.get_close_matches(architecture, list_models(), n=3, cutoff=0.4) or ["resnet50"]
+    if not name.startswith(PREFIX) or not is_model(architecture) or _is_ours(architecture):
+        theirs = [one for one in list_models() if not _is_ours(one)]
+        near = difflib.get_close_matches(architecture, theirs, n=3, cutoff=0.4) or ["resnet50"]
         listed = ", ".join(PREFIX + one for one in near)
         raise ConfigError(f"timm has no model {name!r}; did you mean {listed}?", "timm.list_models() lists them all")
     if tag and tagged not in get_arch_pretrained_cfgs(architecture):
@@ -102,6 +103,13 @@ def registered(name: str) -> PretrainedCfg:
     record = get_pretrained_cfg(tagged)
     assert record is not None
     return record
+
+
+def _is_ours(architecture: str) -> bool:
+    """Whether a name in timm's registry stands for a member of our family."""
+    from timm.models import model_entrypoint
+
+    return model_entrypoint(architecture).__module__.startswith("coatnet.")
 
 
 def create_guest(config: GuestConfig) -> nn.Module:

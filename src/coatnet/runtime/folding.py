@@ -37,8 +37,13 @@ def fold(model: CoAtNet, image_size: Grid) -> nn.Module:
         `(B, input_channels, H, W)` float32, normalised -> `(B, num_classes)` logits, on the CPU.
 
     Raises:
-        ConfigError: a side below 32.
+        ConfigError: a side below 32, or a network that does not pool its last map.
     """
+    if model.head.global_pool != "avg":
+        raise ConfigError(
+            f"global_pool is {model.head.global_pool!r}; only networks that pool have an inference form",
+            "call reset_classifier with global_pool='avg'",
+        )
     if min(image_size) < SMALLEST_IMAGE:
         raise ConfigError(
             f"image_size {image_size[0]}x{image_size[1]} is below {SMALLEST_IMAGE}, the smallest that is allowed"
