@@ -59,7 +59,7 @@ def with_tables(folder: Path, size: int, way: Callable[[Tensor, Grid], Tensor]) 
     classifier = Classifier.load(folder, device="cpu").at_size((size, size))
     assert isinstance(classifier.engine, TorchEngine)
     model = classifier.engine.model
-    grids = model.config.grids(size, size)[1:]
+    grids = model.network_config.grids(size, size)[1:]
     with torch.no_grad():
         for stage, grid in zip(model.stages, grids, strict=True):
             for bias in (module for module in stage.modules() if isinstance(module, RelativeBias)):

@@ -108,7 +108,7 @@ def report(timings: dict[str, Timing], batch: int) -> None:
 
 
 def our_classifier(model: nn.Module, folder: Path) -> Path:
-    names = [str(index) for index in range(model.config.num_classes)]
+    names = [str(index) for index in range(model.network_config.num_classes)]
     Classifier(TorchEngine(model, "cpu"), class_names=names).save(folder)
     return folder
 

@@ -1,11 +1,13 @@
 """CoAtNet: image classification with hybrids of convolution and attention.
 
-Every public name is imported when it is first used, so that `import coatnet` is quick.
+Every public name is imported when it is first used, so that `import coatnet` is quick. timm finds the family
+once both are imported, in either order.
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
+from coatnet.model.timm_hook import register_with_timm
 from coatnet.version import __version__
 
 if TYPE_CHECKING:
@@ -72,3 +74,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+register_with_timm()

@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_refused():
         Classifier(tiny_model(), class_names=["a", "b", "a"])
     with pytest.raises(ConfigError, match="input_channels is 4"):
         Classifier(tiny_model(input_channels=4))
-    with pytest.raises(ConfigError, match="The model has no config"):
+    with pytest.raises(ConfigError, match="The model has no network_config"):
         Classifier(Echo())
 
 

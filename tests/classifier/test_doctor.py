@@ -91,7 +91,7 @@ def test_an_untrained_network_is_seen(tiny_classifier, trained, tmp_path):
     told = wrong(examine(tiny_classifier))
     assert "running statistics are as at the start" in told
     assert "the layer of the classes was never trained" in told
-    model = create_model(trained.config)
+    model = create_model(trained.network_config)
     model.load_state_dict(trained.state_dict())
     torch.nn.init.zeros_(model.head.classes.bias)
     told = wrong(examine(saved(model, tmp_path / "new_head")))

@@ -98,9 +98,9 @@ def test_feature_maps_are_what_stem_and_stages_give(name: str, size: tuple[int, 
         assert torch.equal(model.head(maps[-1].permute(0, 2, 3, 1)), logits)
     assert len(maps) == 1 + len(model.stages)
     assert all(torch.equal(given, expected) for given, expected in zip(maps, seen, strict=False))
-    assert tuple(given.shape[1] for given in maps) == model.config.feature_channels
-    assert tuple(given.shape[2:] for given in maps) == model.config.grids(*size)
-    assert [-(-size[1] // stride) for stride in model.config.feature_strides] == [one.shape[3] for one in maps]
+    assert tuple(given.shape[1] for given in maps) == model.network_config.feature_channels
+    assert tuple(given.shape[2:] for given in maps) == model.network_config.grids(*size)
+    assert [-(-size[1] // stride) for stride in model.network_config.feature_strides] == [one.shape[3] for one in maps]
 
 
 def test_feature_maps_of_recomputed_blocks_have_the_same_gradients() -> None:

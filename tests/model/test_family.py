@@ -124,4 +124,25 @@ def test_create_model_takes_changes_and_names_what_is_wrong() -> None:
         create_model("coatnet_9")
     with pytest.raises(ConfigError, match=r"image_size: Input should be greater than or equal to 32, got 16"):
         create_model("coatnet_0", image_size=16)
+    with pytest.raises(ConfigError, match=r"create_model has no option 'num_clases'; did you mean num_classes\?"):
+        create_model("coatnet_mini_32", num_clases=7)
     assert member("coatnet_3") is FAMILY["coatnet_3"]
+
+
+@pytest.mark.parametrize("name", ["coatnet_mini_32", "timm/test_vit"])
+def test_timms_names_of_options_are_taken(name: str) -> None:
+    config = create_model(name, img_size=160, drop_path_rate=0.2).network_config
+    assert (config.image_size, config.stochastic_depth) == (160, 0.2)
+    with pytest.raises(ConfigError, match="image_size is given twice, by our name and by timm's, img_size"):
+        create_model(name, img_size=160, image_size=160)
+    for option in ("drop_rate", "features_only", "out_indices", "global_pool"):
+        with pytest.raises(ConfigError, match=f"create_model has no option '{option}'; .*(stochastic_depth|network)"):
+            create_model(name, **{option: 1})
+    assert create_model("coatnet_mini_32", in_chans=1)(torch.zeros(2, 1, 32, 32)).shape == (2, 1000)
+
+
+@pytest.mark.parametrize("name", ["coatnet_mini_32", "timm/test_convnext"])
+def test_no_config_that_other_libraries_take_for_theirs(name: str) -> None:
+    model = create_model(name)
+    assert model.network_config == member(name)
+    assert not hasattr(model, "config")

@@ -56,7 +56,7 @@ def test_weights_in_the_cache_are_loaded_bit_for_bit(cache, name):
     tensors = published(cache, name)
     model = create_model(name, pretrained=True)
     assert same(model, tensors)
-    assert model.config == guest(name)
+    assert model.network_config == guest(name)
     assert not any(isinstance(value, dict) for value in model.pretrained_cfg.values())  # no second copy of the weights
 
 
@@ -80,7 +80,7 @@ def test_another_number_of_classes_gets_a_fresh_head(cache):
     state = model.state_dict()
     assert state["head.weight"].shape[0] == 7
     assert all(torch.equal(state[name], tensors[name]) for name in state if not name.startswith("head."))
-    assert (model.config.num_classes, model.config.stochastic_depth) == (7, 0.1)
+    assert (model.network_config.num_classes, model.network_config.stochastic_depth) == (7, 0.1)
     assert model.eval()(torch.zeros(1, 3, 160, 160)).shape == (1, 7)
 
 
@@ -91,7 +91,7 @@ def test_another_image_size_resizes_the_tables_as_timm_does(cache, tmp_path):
     overlay = {"file": str(put(tmp_path / "peer", tensors, None) / "model.safetensors")}
     peer = timm.create_model("test_coatnet", pretrained=True, pretrained_cfg_overlay=overlay, img_size=192)
     assert same(model, peer.state_dict())
-    assert model.config.image_size == 192
+    assert model.network_config.image_size == 192
     assert model.eval()(torch.zeros(1, 3, 192, 192)).shape == (1, 1000)
     with pytest.raises(ConfigError, match="does not work at 168 px"):
         create_model(TINY, pretrained=True, image_size=168)

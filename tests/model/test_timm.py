@@ -56,7 +56,7 @@ def same_weights(name: str, paper_form: bool) -> tuple[MaxxVit, CoAtNet]:
     torch.manual_seed(0)
     theirs = timm_model(name, paper_form)
     ours = create_model(name, **TIMM_CHOICES, **({} if paper_form else AS_IT_SHIPS)).eval()
-    fill(ours, from_timm(theirs.state_dict(), ours.config), name)
+    fill(ours, from_timm(theirs.state_dict(), ours.network_config), name)
     return theirs, ours
 
 
@@ -128,13 +128,13 @@ def test_the_comparison_sees_a_wrong_network(mutate: Callable[[CoAtNet], None]) 
 def test_another_squeeze_base_does_not_take_the_weights() -> None:
     theirs, ours = timm_model("coatnet_0", True), create_model("coatnet_0", **TIMM_CHOICES, squeeze_ratio=1.0)
     with pytest.raises(ModelFileError, match=r"of another shape \(15\): stages.0.0.squeeze_excitation.expand.weight"):
-        fill(ours, from_timm(theirs.state_dict(), ours.config), "timm")
+        fill(ours, from_timm(theirs.state_dict(), ours.network_config), "timm")
 
 
 def test_a_stem_bias_that_is_missing_is_named() -> None:
     theirs, ours = timm_model("coatnet_0", True), create_model("coatnet_0", **{**TIMM_CHOICES, "stem_bias": True})
     with pytest.raises(ModelFileError, match=r"in the model only \(2\): stem.mix.bias, stem.reduce.bias"):
-        fill(ours, from_timm(theirs.state_dict(), ours.config), "timm")
+        fill(ours, from_timm(theirs.state_dict(), ours.network_config), "timm")
 
 
 def test_another_form_is_refused() -> None:
@@ -187,25 +187,25 @@ def as_timm(stem_bias: bool) -> MaxxVit:
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_ours_runs_in_timm(has_bias: bool) -> None:
     ours, theirs = ours_at_random(stem_bias=has_bias), as_timm(stem_bias=True)
-    theirs.load_state_dict(to_timm(ours.state_dict(), ours.config), strict=True)
+    theirs.load_state_dict(to_timm(ours.state_dict(), ours.network_config), strict=True)
     assert difference(theirs, ours) < TOLERANCE
 
 
 def test_the_stock_configuration_takes_ours_only_without_a_stem_bias() -> None:
     ours, theirs = ours_at_random(stem_bias=True), as_timm(stem_bias=False)
     with pytest.raises(ModelFileError, match=r"the stem has a bias that is not zero") as caught:
-        to_timm(ours.state_dict(), ours.config, stem_bias=False)
+        to_timm(ours.state_dict(), ours.network_config, stem_bias=False)
     assert "stem_bias=True" in caught.value.hint
     with torch.no_grad():
         ours.stem.reduce.bias.zero_()
         ours.stem.mix.bias.zero_()
-    theirs.load_state_dict(to_timm(ours.state_dict(), ours.config, stem_bias=False), strict=True)
+    theirs.load_state_dict(to_timm(ours.state_dict(), ours.network_config, stem_bias=False), strict=True)
     assert difference(theirs, ours) < TOLERANCE
 
 
 def test_to_timm_and_back_is_the_same() -> None:
     ours = ours_at_random(stem_bias=True)
-    back = from_timm(to_timm(ours.state_dict(), ours.config), ours.config)
+    back = from_timm(to_timm(ours.state_dict(), ours.network_config), ours.network_config)
     assert back.keys() == ours.state_dict().keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in ours.state_dict().items())
 
@@ -213,4 +213,4 @@ def test_to_timm_and_back_is_the_same() -> None:
 def test_a_stem_of_patches_is_not_timms() -> None:
     vit = create_model(CoAtNetConfig.from_layout("ViT", (1,), (32,), image_size=32))
     with pytest.raises(ModelFileError, match="no stem of patches"):
-        to_timm(vit.state_dict(), vit.config)
+        to_timm(vit.state_dict(), vit.network_config)

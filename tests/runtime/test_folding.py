@@ -96,8 +96,8 @@ def test_a_side_that_is_too_small_is_named():
     "name", ["coatnet_mini_32", "coatnet_small_64", pytest.param("coatnet_0", marks=pytest.mark.slow)]
 )
 def test_members_are_folded_exactly(name):
-    model = lively(create_model(name, num_classes=7).config)
-    size = (model.config.image_size, model.config.image_size)
+    model = lively(create_model(name, num_classes=7).network_config)
+    size = (model.network_config.image_size, model.network_config.image_size)
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected, found = model(images), fold(model, size)(images)

@@ -183,7 +183,7 @@ def test_a_higher_resolution_keeps_the_tables(tmp_path: Path) -> None:
     assert (stored.preprocess.image_size, stored.model.image_size) == ((48, 64), 32)
     classifier = Classifier.load(run.folder, device="cpu")
     assert classifier.preprocess.image_size == (48, 64)
-    assert classifier.engine.model.config.image_size == 32  # type: ignore[attr-defined]
+    assert classifier.engine.model.network_config.image_size == 32  # type: ignore[attr-defined]
     create_model(stored.model).load_state_dict(read_tensors(run.classifier / "model.safetensors"))
 
 

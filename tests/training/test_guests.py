@@ -31,7 +31,7 @@ def test_a_resumed_guest_equals_an_uninterrupted_one(tmp_path: Path, guest: str,
     resume(copy)
     assert final(copy) == final(tmp_path / "whole")
     assert f"timm/{guest}, 0." in (copy / "report.html").read_text()
-    assert Classifier.load(copy).engine.model.config == member(f"timm/{guest}").replace(
+    assert Classifier.load(copy).engine.model.network_config == member(f"timm/{guest}").replace(
         num_classes=10, image_size=32, **network
     )
 

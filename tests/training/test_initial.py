@@ -70,7 +70,7 @@ def test_the_head_follows_the_names(tmp_path: Path, names: tuple[str, ...], kind
     assert config.model.num_classes == 10
     found = logits(initial_state(config).tensors, config.model)
     old = Classifier.load(tmp_path / "source", device="cpu").engine.model  # type: ignore[attr-defined]
-    expected = logits(old.state_dict(), old.config)
+    expected = logits(old.state_dict(), old.network_config)
     if kind.startswith("new"):
         assert not torch.allclose(found, expected, atol=1e-3)
         config = config.replace(run=config.run.replace(seed=1))

@@ -182,7 +182,7 @@ def _speeds(
 
 def config_of(model: nn.Module) -> ModelConfig:
     """The config that `create_model` gave a network."""
-    return cast(ModelConfig, model.config)
+    return cast(ModelConfig, model.network_config)
 
 
 def peer_of(config: ModelConfig, image_size: tuple[int, int]) -> str | None:

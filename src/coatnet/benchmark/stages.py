@@ -43,7 +43,7 @@ def time_stages(
 
     if not isinstance(model, CoAtNet):
         return ()
-    config = model.config
+    config = model.network_config
     engine = TorchEngine(model, str(device), precision)
     network = engine.model
     assert isinstance(network, CoAtNet)  # a copy of it

@@ -77,7 +77,9 @@ class Classifier:
         self.engine = model_or_engine if isinstance(model_or_engine, Engine) else TorchEngine(model_or_engine)
         config = _config_of(self.engine)
         if config is None and (preprocess is None or class_names is None):
-            raise ConfigError("The model has no config, so preprocess and class_names cannot be guessed.", "Give both.")
+            raise ConfigError(
+                "The model has no network_config, so preprocess and class_names cannot be guessed.", "Give both."
+            )
         if config is not None and config.input_channels != 3:
             raise ConfigError(f"input_channels is {config.input_channels}; a classifier takes RGB images, so 3.")
         if config is not None:
@@ -291,8 +293,8 @@ def _check_classes(engine: Engine, config: CoAtNetConfig | GuestConfig) -> None:
         if weight is not None and len(weight) != config.num_classes:
             raise ConfigError(
                 f"the layer {layer} gives {len(weight)} logits; the model's config describes {config.num_classes}",
-                f"make the network by create_model with num_classes={len(weight)}, or delete its config and give "
-                "preprocess and class_names",
+                f"make the network by create_model with num_classes={len(weight)}, or delete its network_config and "
+                "give preprocess and class_names",
             )
 
 
@@ -313,5 +315,5 @@ def _check_described(folder: Path, contents: Contents, device: str) -> None:
 
 
 def _config_of(engine: Engine) -> CoAtNetConfig | GuestConfig | None:
-    config = getattr(engine.model, "config", None) if isinstance(engine, TorchEngine) else None
+    config = getattr(engine.model, "network_config", None) if isinstance(engine, TorchEngine) else None
     return config if isinstance(config, CoAtNetConfig | GuestConfig) else None

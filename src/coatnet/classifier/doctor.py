@@ -188,7 +188,7 @@ def _training(classifier: Classifier) -> Iterator[Finding]:
     norm = _first_batch_norm(model)
     if norm is not None and not norm.running_mean.any() and bool((norm.running_var == 1).all()):
         yield Finding("wrong", "the network was never trained: its running statistics are as at the start", "train it")
-    classes = [model.get_submodule(name) for name in classes_layers(model.config)]
+    classes = [model.get_submodule(name) for name in classes_layers(model.network_config)]
     if any(layer.bias is not None and not layer.bias.any() for layer in classes):
         hint = "fine-tune it on images of these classes"
         yield Finding("wrong", "the layer of the classes was never trained: all its biases are exactly 0", hint)

@@ -68,6 +68,8 @@ def resized(preprocess: Preprocess, image_size: tuple[int, int] | None) -> Prepr
 
 def name_problem(names: Sequence[str], num_classes: int | None) -> str:
     """What is wrong with class names, or ""."""
+    if not names:
+        return "there are no class names; a classifier needs a network with classes."
     if num_classes is not None and len(names) != num_classes:
         return f"{len(names)} class names for {num_classes} classes."
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)

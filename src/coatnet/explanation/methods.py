@@ -106,7 +106,7 @@ class MemberExplainer(Explainer):
     @property
     def without_attention(self) -> str:
         """Why `attention` gives nothing, if it does: its parts add up only before one softmax over the whole map."""
-        config = self.model.config
+        config = self.model.network_config
         if config.attention != "global" or config.bias_position != "before":
             return "attention is taken apart only where it is global, with its bias before the softmax"
         return "" if any(stage.block == "T" for stage in config.stages) else "the layout has no transformer block"
@@ -118,10 +118,12 @@ class MemberExplainer(Explainer):
 
     def maps(self) -> dict[str, Tensor]:
         """Of the convolution stages."""
-        stages = zip(self.seen.maps.items(), self.model.config.stages, strict=True)
+        stages = zip(self.seen.maps.items(), self.model.network_config.stages, strict=True)
         convolved = {name: map_BHWC for (name, map_BHWC), stage in stages if stage.block == "C"}
         if not convolved:
-            raise ConfigError(f"Grad-CAM does not apply: layout {self.model.config.layout} has no convolution stage")
+            raise ConfigError(
+                f"Grad-CAM does not apply: layout {self.model.network_config.layout} has no convolution stage"
+            )
         return convolved
 
     def receptive_fields(self, place: tuple[float, float]) -> dict[str, NDArray[np.float32]]:

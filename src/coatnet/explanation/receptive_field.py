@@ -41,7 +41,7 @@ def stage_receptive_fields(
     def features(images: Tensor) -> list[Tensor]:
         return list(record(model, images).maps.values())
 
-    return dict(zip(stage_names(model.config), _fields(features, images_BCHW, place), strict=True))
+    return dict(zip(stage_names(model.network_config), _fields(features, images_BCHW, place), strict=True))
 
 
 def _fields(

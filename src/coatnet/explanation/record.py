@@ -34,7 +34,7 @@ class Record:
 
 def record(model: CoAtNet, images_BCHW: Tensor) -> Record:
     """Run a member and keep what its stages gave."""
-    stages = zip(stage_names(model.config), model.stages, strict=True)
+    stages = zip(stage_names(model.network_config), model.stages, strict=True)
     with watched(stages) as maps, watched(attention_layers(model)) as layers:
         logits = model(images_BCHW)
     return Record(
@@ -85,7 +85,7 @@ def stage_names(config: CoAtNetConfig) -> list[str]:
 
 def attention_layers(model: CoAtNet) -> Iterator[tuple[str, RelativeAttention]]:
     """Name and attention layer of each block with relative attention, from the first on; S3.0 is the first of S3."""
-    for name, stage in zip(stage_names(model.config), model.stages, strict=True):
+    for name, stage in zip(stage_names(model.network_config), model.stages, strict=True):
         for index, block in enumerate(stage.children()):
             if isinstance(block, TransformerBlock) and isinstance(block.attention, RelativeAttention):
                 yield f"{name}.{index}", block.attention

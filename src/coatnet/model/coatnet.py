@@ -10,15 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from coatnet.errors import ConfigError
-from coatnet.model.attention import RelativeBias
 from coatnet.model.config import SMALLEST_IMAGE, CoAtNetConfig, Stage
+from coatnet.model.initialisation import initialise
 from coatnet.model.mbconv import MBConv, activation, channels_first, channels_last, convolution_norm
 from coatnet.model.recompute import recomputed
+from coatnet.model.timm_interface import TimmInterface
 from coatnet.model.tracing import is_exported
 from coatnet.model.transformer import TransformerBlock
-
-INITIAL_DEVIATION = 0.02
-"""Standard deviation of every initial weight and relative table. Not in the paper: google-research/maxvit's value."""
 
 
 class Stem(nn.Module):
@@ -61,16 +59,28 @@ class Head(nn.Module):
     def __init__(self, config: CoAtNetConfig) -> None:
         super().__init__()
         width, hidden = config.stages[-1].width, config.head_hidden_width
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_epsilon)
-        self.hidden = nn.Sequential(nn.Linear(width, hidden), nn.Tanh()) if hidden else nn.Identity()
-        self.classes = nn.Linear(hidden or width, config.num_classes)
+        self.norm: nn.Module = nn.LayerNorm(width, eps=config.layer_norm_epsilon)
+        self.hidden: nn.Module = nn.Sequential(nn.Linear(width, hidden), nn.Tanh()) if hidden else nn.Identity()
+        self.classes: nn.Module = (
+            nn.Linear(hidden or width, config.num_classes) if config.num_classes else nn.Identity()
+        )
+        self.global_pool = "avg"
+        """"" leaves the pool out: features of each place of the map. See `CoAtNet.reset_classifier`."""
 
-    def forward(self, x_BHWC: Tensor) -> Tensor:
-        """Args: x_BHWC: `(B, H, W, C)`. Returns: logits `(B, num_classes)`."""
-        return self.classes(self.hidden(self.norm(x_BHWC.flatten(1, 2).mean(1))))
+    def forward(self, x_BHWC: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits `(B, num_classes)` of a map; without a pool `(B, C, H, W)`.
+
+        Args:
+            x_BHWC: `(B, H, W, C)`.
+            pre_logits: give what goes into the classes layer.
+        """
+        if not self.global_pool:
+            return channels_first(self.hidden(self.norm(x_BHWC)))
+        features_BC = self.hidden(self.norm(x_BHWC.flatten(1, 2).mean(1)))
+        return features_BC if pre_logits else self.classes(features_BC)
 
 
-class CoAtNet(nn.Module):
+class CoAtNet(TimmInterface):
     """The network of a config. `forward` returns logits, in training and in evaluation alike; `feature_maps` what a
     detector or another head takes in their place.
 
@@ -79,8 +89,7 @@ class CoAtNet(nn.Module):
     """
 
     def __init__(self, config: CoAtNetConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.recompute = False
         """Keep only the input of each block for the backward pass, and compute the rest again there."""
         self.stem = PatchStem(config) if config.stem == "patch" else Stem(config)
@@ -91,7 +100,7 @@ class CoAtNet(nn.Module):
             self.stages.append(_stage(config, stage, input_width, grid, first_block))
             input_width, first_block = stage.width, first_block + stage.depth
         self.head = Head(config)
-        self.apply(lambda module: _initialise(module, config.initialisation))
+        self.apply(lambda module: initialise(module, config.initialisation))
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Logits of a batch of images.
@@ -124,20 +133,16 @@ class CoAtNet(nn.Module):
         Raises:
             ConfigError: as in `forward`.
         """
+        return self._maps(images_BCHW, len(self.stages))
+
+    def _maps(self, images_BCHW: Tensor, num_stages: int) -> list[Tensor]:
         maps_BHWC = [self._after_stem(images_BCHW)]
-        for stage in self.stages:
+        for stage in self.stages[:num_stages]:
             maps_BHWC.append(self._after_stage(stage, maps_BHWC[-1]))
         return [channels_first(x_BHWC) for x_BHWC in maps_BHWC]
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of the relative tables: matrices that, like biases and norms, are not decayed (the lineage's rule).
-
-        timm's optimizers ask for them.
-        """
-        return {f"{name}.table" for name, module in self.named_modules() if isinstance(module, RelativeBias)}
-
     def _after_stem(self, images_BCHW: Tensor) -> Tensor:
-        _check(images_BCHW, self.config.input_channels)
+        _check(images_BCHW, self.network_config.input_channels)
         return self.stem(channels_last(images_BCHW).contiguous())
 
     def _after_stage(self, stage: nn.Module, x_BHWC: Tensor) -> Tensor:
@@ -183,20 +188,3 @@ def _stage(config: CoAtNetConfig, stage: Stage, input_width: int, grid: tuple[in
                 )
             )
     return nn.Sequential(*blocks)
-
-
-def _initialise(module: nn.Module, scheme: str) -> None:
-    """Set the first weights of one layer; biases are zero."""
-    if isinstance(module, RelativeBias):
-        nn.init.normal_(module.table, std=INITIAL_DEVIATION)
-    if not isinstance(module, nn.Linear | nn.Conv2d):
-        return
-    if scheme == "normal":
-        nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
-    elif isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-    else:  # groups of a depthwise convolution do not share outputs, which torch's own fan does not know
-        fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
-        nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
-    if module.bias is not None:
-        nn.init.zeros_(module.bias)

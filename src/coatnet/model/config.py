@@ -7,7 +7,7 @@ import operator
 from collections.abc import Mapping
 from typing import Literal, Self, TypeVar
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from coatnet.errors import ConfigError
 from coatnet.frozen import Frozen, explain
@@ -45,8 +45,8 @@ class CoAtNetConfig(Frozen):
     """Down-sampling of the stem: 2 in the paper, 16 for ViT_REL; 1 suits 32 px images."""
     stem_bias: bool = True
     """Bias in the stem's convolutions: yes in the lineage (google-research/maxvit), no in timm's coatnet_N_224."""
-    num_classes: PositiveInt = 1000
-    """Logits per image."""
+    num_classes: NonNegativeInt = 1000
+    """Logits per image; 0 for no classes layer: the network gives what would go into it."""
     input_channels: PositiveInt = 3
     """Channels per image."""
     image_size: int = Field(224, ge=SMALLEST_IMAGE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -102,6 +103,38 @@ def member(name: str) -> CoAtNetConfig | GuestConfig:
     return FAMILY[name]
 
 
+# timm's name of a field, and ours.
+_SYNONYMS = {"in_chans": "input_channels", "img_size": "image_size", "drop_path_rate": "stochastic_depth"}
+_THEIRS = {ours: theirs for theirs, ours in _SYNONYMS.items()}
+# What timm's create_model takes and ours does not: where it is here.
+_ELSEWHERE = {
+    "drop_rate": "there is no dropout before the classes; stochastic_depth drops branches of blocks",
+    "features_only": "the network's feature_maps(images) gives the map of each stage",
+    "out_indices": "the network's forward_intermediates(images, indices) gives some of the maps",
+    "global_pool": "reset_classifier(0, global_pool='') of the network takes its pool off",
+    "checkpoint_path": "coatnet.Classifier.load reads a trained classifier",
+}
+
+
+def _our_names(changes: Mapping[str, object], config: type[CoAtNetConfig | GuestConfig]) -> dict[str, object]:
+    """Changes by the names of the config's fields, some of which may have timm's.
+
+    Raises:
+        ConfigError: a name that neither has, or a field given by both names.
+    """
+    ours: dict[str, object] = {}
+    for given, value in changes.items():
+        name = _SYNONYMS.get(given, given)
+        if name not in config.model_fields:
+            near = difflib.get_close_matches(given, [*config.model_fields, *_SYNONYMS], n=1, cutoff=0.7)
+            instead = f"did you mean {near[0]}?" if near else f"its options are the fields of {config.__name__}"
+            raise ConfigError(f"create_model has no option {given!r}; {_ELSEWHERE.get(given, instead)}")
+        if name in ours:
+            raise ConfigError(f"{name} is given twice, by our name and by timm's, {_THEIRS[name]}", "leave one out")
+        ours[name] = value
+    return ours
+
+
 def architecture(config: ModelConfig) -> object:
     """What tells one network from another, whatever its classes and image size."""
     return config.guest if isinstance(config, GuestConfig) else config.stages
@@ -116,7 +149,8 @@ def create_model(
         model: the name of a member; of a guest, "timm/NAME", "timm/NAME.TAG" or "vit_pytorch/deepvit"; or a config.
         pretrained: for a guest: True loads the weights of the tag (timm's first one if none is named) from the cache
             of the Hugging Face hub, else from the hub; a path loads a file or folder. Otherwise weights are fresh.
-        changes: fields of the config to set otherwise, as `num_classes=10`.
+        changes: fields of the config to set otherwise, as `num_classes=10`; also by timm's names `in_chans`, `img_size`
+            and `drop_path_rate`.
 
     Raises:
         ConfigError: an unknown name, changes that do not validate, or no weights are published for it.
@@ -131,8 +165,10 @@ def create_model(
             raise ConfigError(
                 f"no weights are published for {shown}", "coatnet models --published lists CoAtNets that have weights"
             )
-        return create_published(model, None if pretrained is True else Path(pretrained), **changes)
-    config = changed(member(model) if isinstance(model, str) else model, changes)
+        place = None if pretrained is True else Path(pretrained)
+        return create_published(model, place, **_our_names(changes, GuestConfig))
+    config = member(model) if isinstance(model, str) else model
+    config = changed(config, _our_names(changes, type(config)))
     if isinstance(config, GuestConfig):
         from coatnet.model.guests import create_guest
 

@@ -92,8 +92,9 @@ def registered(name: str) -> PretrainedCfg:
 
     architecture, _, tag = name.removeprefix(PREFIX).partition(".")
     tagged = f"{architecture}.{tag}" if tag else architecture
-    if not name.startswith(PREFIX) or not is_model(architecture):
-        near = difflib.get_close_matches(architecture, list_models(), n=3, cutoff=0.4) or ["resnet50"]
+    if not name.startswith(PREFIX) or not is_model(architecture) or _is_ours(architecture):
+        theirs = [one for one in list_models() if not _is_ours(one)]
+        near = difflib.get_close_matches(architecture, theirs, n=3, cutoff=0.4) or ["resnet50"]
         listed = ", ".join(PREFIX + one for one in near)
         raise ConfigError(f"timm has no model {name!r}; did you mean {listed}?", "timm.list_models() lists them all")
     if tag and tagged not in get_arch_pretrained_cfgs(architecture):
@@ -104,6 +105,13 @@ def registered(name: str) -> PretrainedCfg:
     return record
 
 
+def _is_ours(architecture: str) -> bool:
+    """Whether a name in timm's registry stands for a member of our family."""
+    from timm.models import model_entrypoint
+
+    return model_entrypoint(architecture).__module__.startswith("coatnet.")
+
+
 def create_guest(config: GuestConfig) -> nn.Module:
     """The network with fresh weights: the library's own module, whose state dict has its names.
 
@@ -111,8 +119,8 @@ def create_guest(config: GuestConfig) -> nn.Module:
         config: the network.
 
     Returns:
-        `(B, 3, H, W)` -> `(B, num_classes)` logits; `.config` is `config`. A network whose image size is fixed refuses
-        other sizes.
+        `(B, 3, H, W)` -> `(B, num_classes)` logits; `.network_config` is `config`. A network whose image size is
+        fixed refuses other sizes.
 
     Raises:
         ConfigError: timm has no such model, or it cannot be built at this size or with stochastic depth.
@@ -193,7 +201,7 @@ def finish_guest(module: nn.Module, config: GuestConfig) -> nn.Module:
     from timm.models import get_model_input_config
 
     guest_module: Any = module
-    guest_module.config = config
+    guest_module.network_config = config
     if config.guest == DEEPVIT or get_model_input_config(module)["fixed_input_size"]:
         module.register_forward_pre_hook(_SizeCheck(config))
     return module
@@ -255,7 +263,7 @@ def guest_size(config: GuestConfig, height: int, width: int) -> tuple[int, int]:
 
 def undecayed(model: nn.Module) -> set[nn.Parameter]:
     """What timm does not decay in a guest: biases, norms, and what its makers exempt. Nothing for a member."""
-    if not isinstance(getattr(model, "config", None), GuestConfig):
+    if not isinstance(getattr(model, "network_config", None), GuestConfig):
         return set()
     from timm.optim import param_groups_weight_decay
 

@@ -37,8 +37,13 @@ def fold(model: CoAtNet, image_size: Grid) -> nn.Module:
         `(B, input_channels, H, W)` float32, normalised -> `(B, num_classes)` logits, on the CPU.
 
     Raises:
-        ConfigError: a side below 32.
+        ConfigError: a side below 32, or a network that does not pool its last map.
     """
+    if model.head.global_pool != "avg":
+        raise ConfigError(
+            f"global_pool is {model.head.global_pool!r}; only networks that pool have an inference form",
+            "call reset_classifier with global_pool='avg'",
+        )
     if min(image_size) < SMALLEST_IMAGE:
         raise ConfigError(
             f"image_size {image_size[0]}x{image_size[1]} is below {SMALLEST_IMAGE}, the smallest that is allowed"
@@ -53,7 +58,7 @@ class FoldedCoAtNet(nn.Module):
 
     def __init__(self, model: CoAtNet, image_size: Grid) -> None:
         super().__init__()
-        config = model.config
+        config = model.network_config
         grids = config.grids(*image_size)
         self.stem = FoldedPatchStem(model.stem) if isinstance(model.stem, PatchStem) else FoldedStem(model.stem)
         self.convolutional, self.attending = nn.Sequential(), nn.Sequential()
