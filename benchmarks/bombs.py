@@ -36,6 +36,18 @@ def png(width: int, height: int, packed: bytes, before: bytes = b"", kind: tuple
     return b"\x89PNG\r\n\x1a\n" + header + before + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
+def interlaced_png(width: int, height: int) -> bytes:
+    """Seven passes of rows, each filtered by Paeth's predictor, the slowest."""
+    packer, parts = zlib.compressobj(1), []
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    for left, top, across, down in passes:
+        row = b"\4" + bytes(3 * -(-(width - left) // across))
+        parts += [packer.compress(row) for _ in range(-(-(height - top) // down))]
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 1))
+    packed = b"".join(parts) + packer.flush()
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
 def zeros(num_bytes: int) -> bytes:
     """Compressed zeros; a thousandth of their size."""
     packer, piece = zlib.compressobj(9), bytes(1 << 20)
@@ -197,6 +209,7 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "png: black 50 Mpx": lambda: saved(Image.new("RGB", (8660, 5770)), "PNG"),
     "bmp: ends of lines": lambda: rle_bmp_of(b"\0\0" * 1999, 1999),
     "bmp: 1.9 MB of runs": lambda: rle_bmp_of(b"\x01\x05" * 950_000, 1999),
+    "png: interlaced 50 Mpx": lambda: interlaced_png(8660, 5770),
     "jpeg: a million EXIF segments": lambda: many_segments(0xE1, b"Exif\0\0abcdefgh"),
     "jpeg: a million comments": lambda: many_segments(0xFE, b"abcdefgh"),
     "gif: comments of 20 MB": gif_comments,
@@ -211,6 +224,8 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
 }
 
 HONEST: dict[str, Callable[[], bytes]] = {
+    "jpeg 36 Mpx, 4:4:4, hard to compress": photograph(7360, 4912, "JPEG", quality=96, subsampling=0),
+    "tiff 30 Mpx 32 bits, LZW": lambda: saved(Image.new("I", (6000, 5000), 5), "TIFF", compression="tiff_lzw"),
     "jpeg 50 Mpx": photograph(8660, 5770, "JPEG", quality=85),
     "jpeg 50 Mpx, upright by EXIF": lambda: saved(
         Image.fromarray(scene(8660, 5770)),
@@ -247,7 +262,7 @@ HONEST: dict[str, Callable[[], bytes]] = {
     "tiff 6.6 Mpx": photograph(3000, 2200, "TIFF"),
     "tiff 4 Mpx, deflate": photograph(2400, 1600, "TIFF", compression="tiff_adobe_deflate"),
     "tiff 25 Mpx, JPEG": photograph(6120, 4080, "TIFF", compression="jpeg"),
-    "tiff 40 Mpx float of one value": lambda: saved(Image.new("F", (7000, 5700), 0.5), "TIFF", compression="tiff_lzw"),
+    "tiff 30 Mpx float of one value": lambda: saved(Image.new("F", (6000, 5000), 0.5), "TIFF", compression="tiff_lzw"),
     "ppm 6.6 Mpx": photograph(3000, 2200, "PPM"),
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coatnet.data.containers import bmp, gif, jpeg, png, tiff, webp
+from coatnet.data.containers import avif, bmp, gif, jpeg, png, tiff, webp
 from coatnet.data.containers.reading import READERS
 from coatnet.data.images import LOCAL_FORMATS, ImageError, decode
 
@@ -226,6 +226,25 @@ def test_levels_as_text_are_read_at_once_and_checked():
     assert "truncated: PPM with 2 of 3 levels" in refusal(b"P2\n3 1\n10\n0 5\n")
     assert "a level of 11, above its maxval 10" in refusal(b"P2\n3 1\n10\n0 5 11\n")
     assert "header is damaged" in refusal(b"P2\n3 x\n10\n0 5 11\n")
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_the_coded_picture_of_an_avif_is_measured_whatever_its_boxes_tell(frames, monkeypatch):
+    images = [Image.new("RGB", (50, 41), (number, 0, 0)) for number in range(frames)]
+    options = {"save_all": True, "append_images": images[1:]} if frames > 1 else {}
+    data = saved(images[0], "AVIF", **options)
+    hidden = data.replace(struct.pack(">II", 50, 41), struct.pack(">II", 16, 16))
+    assert hidden != data
+    monkeypatch.setattr(avif, "MAX_PIXELS", 2049)
+    assert "a coded picture of 2050 pixels is above 2049" in refusal(hidden)
+
+
+def test_boxes_of_an_avif_that_share_bytes_or_come_twice_are_refused():
+    data = saved(PICTURE, "AVIF")
+    start = data.index(b"meta") - 4
+    meta = data[start : start + int.from_bytes(data[start : start + 4], "big")]
+    assert "several meta boxes" in refusal(data + meta)
+    assert decode(data + struct.pack(">I", 8) + b"free").shape == (24, 32, 3)
 
 
 def test_an_avif_with_many_boxes_is_refused():

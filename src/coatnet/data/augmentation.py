@@ -35,7 +35,7 @@ class AugmentationConfig(Frozen):
     """What is done to training images; by default nothing."""
 
     horizontal_flip: bool = False
-    """Mirror left and right, half of the time. Not for digits, letters and anything else that has a handedness."""
+    """Mirror left and right, half of the time. Recipes do it where classes survive it, unlike digits and letters."""
     vertical_flip: bool = False
     """Mirror top and bottom, half of the time; for pictures taken from above or through a microscope."""
     crop_padding: int = Field(default=0, ge=0, le=16)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-_NAMES = {"WEBP": "WebP", "PPM": "PPM, PGM and PBM"}
+_NAMES = {"WEBP": "WebP"}
 _STARTS = {
     b"%PDF": "a PDF",
     b"\0\0\1\0": "an ICO icon",
@@ -21,7 +21,7 @@ _STARTS = {
     b"Pf": "a PFM image",
     b"PF": "a PFM image",
 }
-_ARTICLES = {"AVIF": "an", "MPO": "an"}
+_ARTICLES = {"AVIF": "an"}
 _TEXT_SEARCHED = 1000
 _SVG = re.compile(rb"<svg[\s>]", re.IGNORECASE)
 _HTML = re.compile(rb"\s*(?:<!--.*?-->\s*)?<(?:!doctype html|html|head|body)\b", re.IGNORECASE | re.DOTALL)
@@ -42,8 +42,8 @@ def refusal(data: bytes, file_format: str | None, taken: Sequence[str]) -> str:
 
 def _what(data: bytes, file_format: str | None) -> str:
     if file_format:
-        name = _NAMES.get(file_format, file_format)
-        return f"{_ARTICLES.get(file_format, 'a')} {name.partition(',')[0]}{' image' if file_format == 'HEIC' else ''}"
+        name = "HEIC image" if file_format == "HEIC" else _NAMES.get(file_format, file_format)
+        return f"{_ARTICLES.get(file_format, 'a')} {name}"
     for start, name in _STARTS.items():
         if data.startswith(start):
             return name

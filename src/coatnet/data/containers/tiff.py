@@ -10,7 +10,7 @@ from coatnet.data.containers.container import Container, ContainerError
 from coatnet.data.containers.jpeg import MAX_SCANNED_PIXELS
 
 MAX_PIXELS = 50_000_000
-MAX_RASTER_BYTES = 160_000_000
+MAX_RASTER_BYTES = 120_000_000
 """Samples of all strips or tiles, and of one of them, which the decoder holds whole."""
 MAX_SEGMENTS = 100_000
 """Strips or tiles: a strip for each of 65,535 rows is honest."""
