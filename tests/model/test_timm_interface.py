@@ -174,7 +174,12 @@ def test_timm_reads_weights_of_ours_and_never_makes_them_up(tmp_path) -> None:
         timm.create_model("coatnet_mini_32", drop_rate=0.1)
 
 
-@pytest.mark.parametrize("order", ["coatnet, timm", "timm, coatnet", "coatnet, timm.models.resnet, timm"])
+SLOW_ORDERS = ("timm, coatnet", "coatnet, timm.models.resnet, timm")
+
+
+@pytest.mark.parametrize(
+    "order", ["coatnet, timm", *(pytest.param(order, marks=pytest.mark.slow) for order in SLOW_ORDERS)]
+)
 def test_timm_finds_the_family_in_either_order_of_imports(order: str) -> None:
     code = f"import {order}, inspect; print(timm.is_model('coatnet_mini_32'), len(inspect.getsource(timm.models)) > 99)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -89,8 +89,8 @@ class CoAtNetConfig(Frozen):
     """First weights. Not in the paper. normal: standard deviation 0.02, the lineage's. fan: scaled by the number of
     inputs and outputs, timm's; short runs of small members learn much faster from it."""
     stochastic_depth: float = Field(0.0, ge=0, lt=1)
-    """Probability of dropping the last block's branches for a sample, growing linearly from 0 (Table 10). Attention and
-    feed-forward branches are dropped apart."""
+    """Sets the probability of dropping a block's branches for a sample (Table 10): block i of n, counted from 0, drops
+    them with `stochastic_depth * i / n` (the lineage's rule). Attention and feed-forward branches are dropped apart."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
