@@ -176,7 +176,7 @@ def _names(classifier: Classifier) -> Iterator[Finding]:
 
 
 def _size(classifier: Classifier) -> Iterator[Finding]:
-    config, (height, width) = _network(classifier).config, classifier.preprocess.image_size
+    config, (height, width) = _network(classifier).network_config, classifier.preprocess.image_size
     if (height, width) != (config.image_size, config.image_size):
         made = f"relative tables made for {config.image_size} px"
         yield Finding("note", f"images are fed at {height} x {width} px, with {made}: they are resized on the way")
