@@ -20,12 +20,28 @@ from serving.conftest import MAX_BYTES, picture
 from serving.servers import Server, check_problem, wait_for
 
 LIMIT = 100_000
+SHOP = "http://shop.test"
+FURTHER = {b"connection: close", b"vary: origin"}
+"""What an answer by the application may say beside what one before it says."""
 
 
 @pytest.fixture(scope="module")
 def small(tiny_classifier):
     """Small limits: files of 100 kB, four that wait."""
-    flags = ("--name", "tiny", "--queue", 4, "--batch-size", 2, "--max-bytes", LIMIT, "--timeout", 20)
+    flags = (
+        "--name",
+        "tiny",
+        "--queue",
+        4,
+        "--batch-size",
+        2,
+        "--max-bytes",
+        LIMIT,
+        "--timeout",
+        20,
+        "--origins",
+        SHOP,
+    )
     with Server(tiny_classifier, *flags, token="s3cret") as running:
         yield running
 
@@ -79,8 +95,9 @@ def test_a_full_queue_is_said_at_once_and_what_was_accepted_is_answered(halted):
     with ThreadPoolExecutor(4) as pool:
         accepted = [pool.submit(halted.predict, picture(seed)) for seed in range(4)]
         wait_for(lambda: halted.metrics()["coatnet_images_waiting"] == 4)
-        refused = halted.predict(picture(5))
+        refused = halted.predict(picture(5), headers={"origin": SHOP})
         check_problem(refused, 429, "queue_full")
+        assert refused.headers["access-control-allow-origin"] == SHOP
         assert refused.headers["retry-after"] == "1"
         assert halted.is_ready()
         halted.worker.resume()
@@ -106,8 +123,10 @@ def test_a_full_queue_is_said_to_every_kind_of_request(halted):
         for pieces in requests:
             answer = say(halted, *pieces, pause=0.1)
             check_answer(answer, 429, "queue_full")
-            seen.append({line for line in answer.partition(b"\r\n\r\n")[0].split(b"\r\n") if b"date" not in line})
-        assert all(seen[0] == lines - {b"connection: close", b"Connection: close"} for lines in seen)
+            seen.append(
+                {line for line in answer.partition(b"\r\n\r\n")[0].lower().split(b"\r\n") if b"date" not in line}
+            )
+        assert all(seen[0] == lines - FURTHER for lines in seen)
         stranger = [piece.replace(b"s3cret", b"secret") for piece in requests[0]]
         check_answer(say(halted, *stranger), 401, "unauthorized")
         after = halted.metrics()
@@ -260,7 +279,40 @@ def test_the_token_is_wanted_for_all_but_health_and_the_page(small):
     assert small.client.get("/model").status_code == 200
 
 
+def preflight(client, origin, method="POST"):
+    asked = {"access-control-request-method": method, "access-control-request-headers": "authorization,content-type"}
+    return client.options("/predict", headers={"origin": origin, **asked})
+
+
+def test_a_page_of_an_allowed_origin_may_ask_and_reads_refusals_too(small):
+    """A browser asks first, without the token; and it shows a page no answer that does not name its origin."""
+
+    def check(answer, status, origin=SHOP):
+        assert (answer.status_code, answer.headers.get("access-control-allow-origin")) == (status, origin)
+
+    with httpx.Client(base_url=small.started["url"]) as stranger:
+        allowed = preflight(stranger, SHOP)
+        check(allowed, 200)
+        assert "authorization" in allowed.headers["access-control-allow-headers"].lower()
+        check(stranger.get("/model", headers={"origin": SHOP}), 401)
+        for origin, method in (("http://shop.test:81", "POST"), (SHOP, "DELETE")):
+            check_problem(preflight(stranger, origin, method), 400, "origin_not_allowed")
+    answer = small.predict(picture(0), headers={"origin": SHOP})
+    check(answer, 200)
+    assert "server-timing" in answer.headers["access-control-expose-headers"].lower()
+    check(small.predict(b"x", headers={"origin": SHOP}), 415)
+    check(small.predict(bytes(LIMIT + 1), headers={"origin": SHOP}), 413)
+    check(small.predict(picture(0), headers={"origin": "http://other.test"}), 200, None)
+
+
+@pytest.mark.parametrize("origin", ["shop.test", "http://shop.test/", "HTTP://shop.test", "http://*.test"])
+def test_an_origin_that_no_browser_would_send_is_told(origin):
+    with pytest.raises(ValueError, match="expected an origin without a path"):
+        ServeConfig(origins=(origin,))
+
+
 def test_defaults_are_careful(server):
+    check_problem(preflight(server.client, "http://elsewhere.example"), 405, "method_not_allowed")
     assert ServeConfig().host == "127.0.0.1"
     addresses = [
         each.address for found in psutil.net_if_addrs().values() for each in found if each.family == socket.AF_INET
@@ -391,6 +443,7 @@ def test_bad_bodies_beside_good_ones(server, count):
     "lines",
     [
         b"nonsense\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\n",
         b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcde",
         b"POST /predict HTTP/1.1\r\nContent-Length: 5\r\n\r\nabcde",

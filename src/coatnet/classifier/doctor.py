@@ -15,6 +15,7 @@ from coatnet.classifier.fingerprint import shown_input
 from coatnet.classifier.folder import Contents, find_folder, sha256
 from coatnet.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from coatnet.data.samples import some
+from coatnet.data.storage import address_of
 from coatnet.errors import ModelFileError
 from coatnet.model.heads import classes_layers
 from coatnet.runtime.engines import TorchEngine
@@ -81,7 +82,7 @@ def examine(path: Path, sample: Sample | None = None) -> Examination:
     """
     if path.is_file():
         return _examine_weights(path)
-    if not path.exists():
+    if not path.exists() and not address_of(path):
         raise ModelFileError(f"{path} does not exist.", "Give a run folder, a classifier folder or a file of weights.")
     folder = find_folder(path)
     try:

@@ -15,6 +15,7 @@ from typing import Self, TypeVar
 from pydantic import Field, ValidationError
 
 from coatnet.data.preprocess import Preprocess
+from coatnet.data.storage import address_of
 from coatnet.errors import ConfigError, ModelFileError
 from coatnet.frozen import Frozen, explain
 from coatnet.model.family import ModelConfig
@@ -128,6 +129,8 @@ def find_folder(path: Path) -> Path:
     for folder in (path / "classifier", path):
         if all((folder / name).is_file() for name in (WEIGHTS, *JSON_FILES)):
             return folder
+    if address := address_of(path):
+        raise ModelFileError(f"{address} is an address; only folders are read.", "Download it, and give the folder.")
     if not path.is_dir():
         raise ModelFileError(
             f"{path} is not a folder." if path.exists() else f"{path} does not exist.",

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from coatnet.data.images import ImageError, ImageLimits, decode, read_file
+from coatnet.data.samples import printable
+from coatnet.data.storage import address_of
 from coatnet.errors import ConfigError
 
 _ACCEPTED = "Give a path, bytes, a Pillow image or an (H, W, 3) uint8 RGB array; several of them as a list."
@@ -23,12 +25,12 @@ def as_array(image: AnyImage, limits: ImageLimits = ImageLimits()) -> NDArray[np
         ImageError: it cannot be read; a path is named.
         ConfigError: it is no image.
     """
-    if isinstance(image, str) and "://" in image:
-        raise ConfigError(
-            f"{image} is an address; only files are read.", "Download it, and give the path or the bytes."
-        )
     if isinstance(image, os.PathLike):
         image = Path(image)
+    if isinstance(image, (str, Path)) and (address := address_of(image)):
+        raise ConfigError(
+            f"{printable(address)} is an address; only files are read.", "Download it, and give the path or the bytes."
+        )
     if isinstance(image, (str, Path)):
         try:
             return decode(read_file(Path(image), limits), limits)

@@ -32,6 +32,9 @@ VERBS = {
 }
 """How each verb is used, and what it does: all that `coatnet --help` needs to know of it."""
 
+STANDARD_INPUT = "./-"
+"""How - is written so that the parser does not take it for an option; as a path it is the same."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command.
@@ -55,7 +58,7 @@ def _run(words: list[str]) -> None:
         raise ConfigError("an argument is empty", "a variable in quotes that is not set gives one; write what is meant")
     if words[:1] == ["help"]:
         words = [*_joined(words[1:]), "--help"]
-    create_app(words)(words)
+    create_app(words)([STANDARD_INPUT if word == "-" else word for word in words])
 
 
 def create_app(words: Sequence[str]) -> App:

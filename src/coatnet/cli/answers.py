@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from coatnet.classifier import Classifier, Prediction
 from coatnet.classifier.inputs import as_array
-from coatnet.data.images import ImageError
+from coatnet.data.images import ImageError, ImageLimits
 from coatnet.data.listing import IMAGE_SUFFIXES, list_images, tell_left_out
 from coatnet.data.samples import printable
-from coatnet.errors import DataError
+from coatnet.data.storage import address_of
+from coatnet.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 BATCH_SIZE, BATCH_PIXELS = 32, 50_000_000
 """A batch ends when it holds so many images, or so many pixels (150 MB), whichever comes first."""
+
+STANDARD_INPUT = Path("-")
 
 Answer = tuple[Path, Prediction | ImageError]
 
@@ -29,8 +32,10 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     folder holds besides is told on standard error.
 
     Raises:
+        ConfigError: an address, or standard input where nothing comes from it.
         DataError: a folder without images.
     """
+    _check_places(paths)
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():
@@ -48,13 +53,41 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """The image in a file, or in what standard input holds.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    if path != STANDARD_INPUT:
+        return as_array(path)
+    try:
+        return as_array(sys.stdin.buffer.read(ImageLimits().max_bytes + 1))
+    except ImageError as error:
+        raise error.named(str(path)) from error
+
+
+def _check_places(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if address := address_of(path):
+            raise ConfigError(
+                f"{printable(address)} is an address; only files are read",
+                "fetch it yourself: curl -s ADDRESS | coatnet predict CLASSIFIER -",
+            )
+    times = paths.count(STANDARD_INPUT)
+    if times > 1:
+        raise ConfigError(f"- is given {times} times", "standard input holds one image: give - once")
+    if times and (sys.stdin is None or sys.stdin.isatty()):
+        raise ConfigError("- reads an image from standard input, and nothing is sent to it", "write - < IMAGE")
+
+
 def answers(classifier: Classifier, paths: Sequence[Path], top: int) -> Iterator[Answer]:
     """The answer for each image, in order; an ImageError for one that cannot be read."""
     pending: list[tuple[Path, NDArray[np.uint8] | ImageError]] = []
     num_pixels = 0
     for path in paths:
         try:
-            image = as_array(path)
+            image = read_image(path)
             num_pixels += image.shape[0] * image.shape[1]
             pending.append((path, image))
         except ImageError as error:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from cyclopts import Parameter
 
-from coatnet.classifier.inputs import as_array
 from coatnet.cli import runs
-from coatnet.cli.answers import check_all_read, find_images
+from coatnet.cli.answers import STANDARD_INPUT, check_all_read, find_images, read_image
 from coatnet.cli.flags import parse_size
 from coatnet.cli.printing import print_now, show_json, show_path
 from coatnet.data.images import ImageError
@@ -50,7 +49,7 @@ def explain(  # noqa: PLR0913 (flags)
 
     Args:
         classifier: a run folder, a classifier folder, or published weights as timm/NAME.TAG.
-        images: files, or folders that are searched for images.
+        images: files, folders that are searched for images, or - for an image on standard input.
         published: CLASSIFIER is the name of published weights, as NAME.TAG, or a folder or file of them; it may be left
             out for a good default.
         format: page: an HTML file with everything. grid: a PNG file with all maps. overlay: a PNG file with one map.
@@ -104,7 +103,7 @@ def _explain_all(classifier: Classifier, paths: Sequence[tuple[Path, Path | None
     for path, file in paths:
         name = printable(str(path))
         try:
-            image = as_array(path)
+            image = read_image(path)
         except ImageError as error:
             unread.append(path)
             _show({"image": name, "error": {"code": error.code, "detail": error.detail}}, request)
@@ -155,7 +154,8 @@ def _files(classifier: str, paths: Sequence[Path], form: Format, out: Path | Non
         raise ConfigError(f"--out {printable(str(out))}: {printable(str(blocked))} is a file", "choose a folder")
     files: list[Path] = []
     for path in paths:
-        names = itertools.chain([path.stem], (f"{path.stem}-{count}" for count in itertools.count(2)))
+        base = "stdin" if path == STANDARD_INPUT else path.stem
+        names = itertools.chain([base], (f"{base}-{count}" for count in itertools.count(2)))
         taken = {FAITHFULNESS, *(file.name for file in files)}
         files.append(folder / next(name for stem in names if (name := stem + SUFFIXES[form]) not in taken))
     there = next((file for file in files if file.exists()), None)

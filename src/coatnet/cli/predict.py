@@ -33,7 +33,7 @@ def predict(  # noqa: PLR0913 (flags)
 
     Args:
         classifier: a run folder, a classifier folder, an exported folder, or published weights as timm/NAME.TAG.
-        images: files, or folders that are searched for images.
+        images: files, folders that are searched for images, or - for an image on standard input.
         published: CLASSIFIER is the name of published weights, as NAME.TAG, or a folder or file of them; it may be left
             out for a good default. `coatnet models --published` lists names.
         top: how many classes to list.

@@ -24,9 +24,13 @@ if TYPE_CHECKING:
 
 
 class ServeFlags(ServeConfig):
-    """ServeConfig; the token may stay out of the command line."""
+    """ServeConfig; the token may stay out of the command line, and no origins need no default."""
 
     token: Annotated[str, Parameter(env_var="COATNET_TOKEN", show_default=False)] = ServeConfig.model_fields["token"]  # type: ignore[assignment]
+
+    origins: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ServeConfig.model_fields[
+        "origins"
+    ]  # type: ignore[assignment]
 
 
 def serve(  # noqa: PLR0913 (flags)

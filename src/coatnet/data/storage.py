@@ -4,6 +4,7 @@ fsspec is imported for addresses only; it is the extra `remote`.
 """
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from pathlib import Path
@@ -140,6 +141,12 @@ class RemoteStorage(Storage):
 def is_address(path: str) -> bool:
     """Whether it is an address such as s3://bucket/prefix and not a path of this machine."""
     return "://" in path
+
+
+def address_of(path: str | Path) -> str | None:
+    """The address that was given where a path is wanted, None for a path. `Path` makes one slash of the two."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?!/)(?=.)", str(path))  # one letter is a drive of Windows
+    return f"{found[1]}://{str(path)[found.end() :]}" if found else None
 
 
 def open_storage(path: str) -> Storage:

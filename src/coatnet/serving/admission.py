@@ -52,7 +52,7 @@ OPEN = ("health", "page")
 """Endpoints that need no token: probes have none, and the page must load to ask for it."""
 
 
-SPECIAL = {b"connection", b"expect", b"transfer-encoding"}
+SPECIAL = {b"connection", b"expect", b"transfer-encoding", b"origin"}
 """Headers by which more is to be done than to answer."""
 
 

@@ -1,6 +1,8 @@
 """ServeConfig: how a classifier is served. Imports no torch and no web framework."""
 
-from pydantic import Field, PositiveInt
+import re
+
+from pydantic import Field, PositiveInt, field_validator
 
 from coatnet.data.images import STRICT_FORMATS, ImageLimits
 from coatnet.frozen import Frozen
@@ -11,6 +13,10 @@ MAX_PIXELS = 25_000_000
 
 LONGEST_TIMEOUT = 600.0
 """Seconds: no client of a web server waits longer."""
+
+
+ORIGIN = re.compile(r"\*|https?://[a-z0-9.:\[\]_-]+")
+"""As browsers send it: scheme, host in small letters, port if it is not the usual one, and no path (RFC 6454, 6.2)."""
 
 
 class ServeConfig(Frozen):
@@ -25,6 +31,9 @@ class ServeConfig(Frozen):
     others on this machine can read a command line."""
     name: str = Field(default="", max_length=100, pattern=r"[A-Za-z0-9_.-]*")
     """Of the model in addresses and answers; default: that of its folder."""
+    origins: tuple[str, ...] = ()
+    """Other web pages that may ask, by their origins, as https://shop.example; * is all. Default: the server's own
+    page alone."""
     threads: PositiveInt | None = None
     """Threads that compute; default: measured at start."""
     batch_size: PositiveInt | None = None
@@ -37,6 +46,16 @@ class ServeConfig(Frozen):
     """Whether `/explain` is offered. The first explanation loads the classifier a second time, in torch."""
     max_bytes: int = Field(default=20_000_000, ge=1)
     """Largest image file in bytes."""
+
+    @field_validator("origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"got {origin!r:.60}, expected an origin without a path, as https://shop.example, or *"
+                )
+        return origins
 
     @property
     def limits(self) -> ImageLimits:

@@ -15,6 +15,7 @@ from coatnet.errors import CoatnetError
 from coatnet.explanation.explain import Explanation, explain
 from coatnet.serving.messages import Explain, Look
 from coatnet.serving.problems import FAILED, Problem
+from coatnet.terminal import visible
 
 
 def look(classifier: Classifier, image: NDArray[np.uint8], wanted: Explain) -> Look | Problem:
@@ -33,7 +34,7 @@ def look(classifier: Classifier, image: NDArray[np.uint8], wanted: Explain) -> L
     except CoatnetError as error:
         return Problem(422, "does_not_apply", "; ".join(filter(None, (error.message, error.hint))))
     except Exception:
-        sys.stderr.write(traceback.format_exc())
+        sys.stderr.write(visible(traceback.format_exc()))
         return FAILED
 
 

@@ -145,12 +145,14 @@ class DeadlineProtocol(H11Protocol, asyncio.BufferedProtocol):
 
 
 def _check_framing(request: h11.Request) -> None:
-    """See that a request has one length: with two, a proxy and a server could differ on where it ends, and the rest of
-    one client's request be taken for another's (RFC 9112, 6.3).
+    """See that a request is of HTTP/1, which the greeting of HTTP/2 is not, and has one length: with two, a proxy and a
+    server could differ on where it ends, and the rest of one client's request be taken for another's (RFC 9112, 6.3).
 
     Raises:
-        h11.RemoteProtocolError: it has two, which h11 lets pass.
+        h11.RemoteProtocolError: it is not so, which h11 lets pass.
     """
+    if not request.http_version.startswith(b"1."):
+        raise h11.RemoteProtocolError("not HTTP/1")
     if {b"transfer-encoding", b"content-length"} <= {name for name, _ in request.headers}:
         raise h11.RemoteProtocolError("both Transfer-Encoding and Content-Length")
 

@@ -7,7 +7,7 @@ import functools
 import logging
 import signal
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -22,6 +22,7 @@ from coatnet.serving.config import ServeConfig
 from coatnet.serving.explainer import Explainer
 from coatnet.serving.messages import Job, Ready
 from coatnet.serving.metrics import Metrics
+from coatnet.serving.origins import for_origins
 from coatnet.serving.protocol import DeadlineProtocol
 from coatnet.serving.state import State
 from coatnet.serving.supervisor import Supervisor
@@ -103,7 +104,7 @@ async def _serve(config: ServeConfig, job: Job, listener: socket.socket, tell: T
     explainer = Explainer(job)
     state = State(config, supervisor, explainer)
     admission = create_app(state)
-    server = _Server(admission, supervisor, explainer)
+    server = _Server(admission, config.origins, supervisor, explainer)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(server.stop.wait())
     starting = asyncio.create_task(supervisor.start())
@@ -159,14 +160,16 @@ async def _drain(state: State, admission: Admission, server: _Server) -> None:
 class _Server(uvicorn.Server):
     """Uvicorn, with signals of ours: its own would close the port before a balancer could see that we are leaving."""
 
-    def __init__(self, admission: Admission, supervisor: Supervisor, explainer: Explainer) -> None:
+    def __init__(
+        self, admission: Admission, origins: Sequence[str], supervisor: Supervisor, explainer: Explainer
+    ) -> None:
         received = supervisor.metrics.received_bytes.inc
         protocol: Any = functools.partial(
             DeadlineProtocol, count=admission.count, received=received, refusal=admission.refusal
         )
         super().__init__(
             uvicorn.Config(
-                admission,
+                for_origins(admission, origins),
                 http=protocol,
                 ws="none",
                 lifespan="off",

@@ -27,6 +27,7 @@ from coatnet.serving.looking import look
 from coatnet.serving.messages import Answer, Answers, Classify, Explain, Item, Job, Ready
 from coatnet.serving.problems import EXPIRED, FAILED, Problem, of_image
 from coatnet.serving.tuning import apply_threads, tune
+from coatnet.terminal import visible
 
 EXPLAINING_NICENESS = 10
 """Of a process that explains: where both want the same core, predictions get nine parts in ten (Linux, sched(7))."""
@@ -121,7 +122,7 @@ class Worker:
             return list(self._classifier.predict(images, top))
         except Exception:
             if len(images) == 1:
-                sys.stderr.write(traceback.format_exc())
+                sys.stderr.write(visible(traceback.format_exc()))
                 return [FAILED]
             return [each for image in images for each in self._predict([image], top)]
 
