@@ -43,8 +43,9 @@ def statistics_distance(config: TrainConfig, train: Source) -> float | None:
     """
     import torch
 
+    state, _ = initial_state(config)  # before the network: a config that lies is refused, not built
     network = create_model(config.model)
-    network.load_state_dict(initial_state(config)[0])
+    network.load_state_dict(state)
     layers = [layer for layer in network.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
     moments = [_Moments(layer) for layer in layers if layer.track_running_stats]
     if not moments:
