@@ -1,6 +1,7 @@
 """The page in a real browser."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -40,16 +41,18 @@ def page(browser, server):
     expect(opened).to_have_title("tiny")
     yield opened
     context.close()
-    # A refused picture is a failed request to the browser, and an image that it cannot show says nothing.
-    assert not [line for line in said if "status of 4" not in line]
+    # A refused picture is a failed request to the browser, as is one without a network; an image that it cannot show
+    # says nothing.
+    assert not [line for line in said if "status of 4" not in line and "ERR_INTERNET_DISCONNECTED" not in line]
     assert {url.split("/")[2] for url in asked if url.startswith("http")} == {f"127.0.0.1:{server.port}"}
 
 
-def give(page, *files):
-    """Choose files, and wait for all answers."""
+def give(page, *files, wrong=0):
+    """Choose files, and wait until all are answered, but for those that cannot be."""
     given = [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in files]
     page.set_input_files("#files", given)
-    expect(page.locator("#progress")).to_have_text(f"{len(files)} answered", timeout=30_000)
+    told = f"{len(files) - wrong} answered" + (f", {wrong} not" if wrong else "")
+    expect(page.locator("#progress")).to_have_text(told, timeout=30_000)
     return page.locator(".card").all()
 
 
@@ -72,10 +75,12 @@ def test_several_pictures_at_once(page, server):
 
 def test_a_broken_file_a_large_one_and_a_good_one(page):
     large = picture(0) + bytes(MAX_BYTES)
-    broken, too_large, good = give(page, ("broken.png", b"nothing"), ("large.png", large), ("good.png", picture(1)))
+    files = [("broken.png", b"nothing"), ("large.png", large), ("good.png", picture(1)), ("a.gif", picture(2, "GIF"))]
+    broken, too_large, good, gif = give(page, *files, wrong=3)
     assert "(unsupported_format)" in broken.locator(".problem").text_content()
     assert broken.locator(".picture").get_attribute("class") == "picture broken"
     assert "more than 1.00 MB. (too_large_bytes)" in too_large.locator(".problem").text_content()
+    assert re.search("GIF.*JPEG.*PNG.*WEBP", gif.locator(".problem").text_content(), re.IGNORECASE)
     assert [card.locator(".verdict").text_content() for card in (broken, too_large)] == ["No answer"] * 2
     assert [card.get_attribute("class") for card in (broken, too_large, good)] == ["card wrong", "card wrong", "card"]
 
@@ -124,7 +129,7 @@ def test_it_fits(page, width, scheme, tmp_path):
     """No sideways scrolling with the longest names there are; colours follow the system."""
     page.set_viewport_size({"width": width, "height": 800})
     page.emulate_media(color_scheme=scheme)
-    give(page, ("x" * 200 + ".png", picture(0)), ("b.png", picture(1)), ("c.png", b"nothing"))
+    give(page, ("x" * 200 + ".png", picture(0)), ("b.png", picture(1)), ("c.png", b"nothing"), wrong=1)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert ground == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 27)"}[scheme]
@@ -202,3 +207,33 @@ def test_why(page):
             page.set_viewport_size({"width": width, "height": 800})
             page.emulate_media(color_scheme=scheme)
             page.screenshot(path=Path(os.environ["SCREENSHOTS"]) / f"why-{width}-{scheme}.png", full_page=True)
+
+
+def test_why_can_be_asked_again_after_a_failure(page):
+    (card,) = give(page, ("a.png", picture(0)))
+    page.context.set_offline(True)
+    card.locator(".why").click()
+    expect(card.locator(".hint")).to_have_text("The server does not answer.")
+    page.context.set_offline(False)
+    card.locator(".again").click()
+    expect(card.locator(".hint")).to_contain_text("as the network saw it")
+    assert card.locator(".again").is_hidden()
+
+
+def test_cards_leave_no_holes(page):
+    """Each row is filled by its cards, whichever of them is open; on a wide screen there are two in a row."""
+    cards = give(page, *[(f"{seed}.png", picture(seed)) for seed in range(5)])
+    page.set_viewport_size({"width": 1280, "height": 900})
+    for opened in (None, 1, 2):
+        if opened is not None:
+            cards[opened].locator(".why").click()
+            expect(cards[opened].locator(".hint")).to_contain_text("as the network saw it")
+        rows = {}
+        for card in cards:
+            box = card.bounding_box()
+            rows.setdefault(round(box["y"]), []).append(box)
+        (width,) = {round(boxes[-1]["x"] + boxes[-1]["width"] - boxes[0]["x"]) for boxes in rows.values()}
+        assert all(len({round(box["height"]) for box in boxes}) == 1 for boxes in rows.values())
+        assert width > 1000
+    page.locator("#clear").click()
+    assert page.locator("#toolbar").is_hidden()

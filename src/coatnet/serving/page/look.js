@@ -46,6 +46,7 @@ class Look {
     this.part(".method").addEventListener("change", () => this.ask());
     this.part(".depth").addEventListener("change", () => this.show());
     this.part(".strength").addEventListener("input", () => this.show());
+    this.part(".again").addEventListener("click", () => this.ask());
     this.part(".stage").addEventListener("click", (event) => this.click(event));
     this.part(".stage").addEventListener("keydown", (event) => this.key(event));
   }
@@ -61,6 +62,7 @@ class Look {
   async ask() {
     const number = ++this.numAsked; // an answer that another question overtook is not shown
     this.element.classList.add("busy");
+    this.part(".again").hidden = true;
     this.part(".hint").textContent = "Looking …";
     this.showPlace();
     const { row, column } = this.place;
@@ -80,6 +82,7 @@ class Look {
       this.part(".parts").hidden = true;
       this.part(".depth").replaceChildren();
       this.part(".hint").textContent = text;
+      this.part(".again").hidden = false;
       return;
     }
     this.offerDepths();

@@ -7,8 +7,6 @@ const find = (id) => document.getElementById(id);
 const waiting = [];
 let limits = null; // what /model says
 let numAsking = 0;
-let numAsked = 0;
-let numDone = 0;
 
 // --- the server ------------------------------------------------------------------------------------------------------
 
@@ -79,7 +77,6 @@ function addPictures(files) {
     image.src = URL.createObjectURL(file);
     find("cards").append(card);
     waiting.push({ file, card });
-    numAsked++;
   }
   showProgress();
   askNext();
@@ -90,7 +87,6 @@ function askNext() {
     numAsking++;
     answer(waiting.shift()).finally(() => {
       numAsking--;
-      numDone++;
       showProgress();
       askNext();
     });
@@ -143,17 +139,17 @@ function showProblem(card, text) {
 }
 
 function showProgress() {
-  find("toolbar").hidden = numAsked === 0;
-  find("progress").textContent = numDone < numAsked ? `${numDone} of ${numAsked} answered` : `${numDone} answered`;
+  const count = (kind) => document.querySelectorAll(`.card${kind}`).length;
+  const [all, open, wrong] = [count(""), count(".waiting"), count(".wrong")];
+  const answered = open ? `${all - open - wrong} of ${all} answered` : `${all - wrong} answered`;
+  find("toolbar").hidden = all === 0;
+  find("progress").textContent = wrong ? `${answered}, ${wrong} not` : answered;
 }
 
 function clear() {
-  numAsked -= waiting.length;
   waiting.length = 0;
   for (const image of document.querySelectorAll(".picture img")) URL.revokeObjectURL(image.src);
   find("cards").replaceChildren();
-  numAsked = numAsking;
-  numDone = 0;
   showProgress();
   find("files").focus();
 }
