@@ -78,7 +78,7 @@ def test_configs_are_frozen_and_replace_validates() -> None:
     with pytest.raises(ValidationError):
         config.num_classes = 3  # type: ignore[misc]
     with pytest.raises(ValidationError):
-        config.replace(num_classes=0)
+        config.replace(num_classes=-1)
     assert config.replace(num_classes=3).num_classes == 3
 
 

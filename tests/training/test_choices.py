@@ -9,7 +9,7 @@ from coatnet.training import recipes
 from coatnet.training.choices import EXPLAINED, RECIPE
 from coatnet.training.config import TrainConfig, lay_over
 
-NO_FIELD = {"data", "model", "initial weights", "head", "preprocessing"}
+NO_FIELD = {"data", "images", "model", "initial weights", "head", "preprocessing"}
 """Names of lines that explain the data, or where a run starts: no flag changes these after the recipe."""
 
 

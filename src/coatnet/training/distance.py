@@ -36,7 +36,8 @@ def statistics_distance(config: TrainConfig, train: Source) -> float | None:
         train: its training images.
 
     Returns:
-        None where there is no batch norm, or no image can be read.
+        None where no image can be read, and where not all norms are batch norms: for hybrids and transformers nothing
+        was measured.
 
     Raises:
         ModelFileError: the source of the weights is gone, refused or not what it was.
@@ -48,7 +49,7 @@ def statistics_distance(config: TrainConfig, train: Source) -> float | None:
     network.load_state_dict(state)
     layers = [layer for layer in network.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
     moments = [_Moments(layer) for layer in layers if layer.track_running_stats]
-    if not moments:
+    if not moments or any(isinstance(layer, torch.nn.LayerNorm) for layer in network.modules()):
         return None
     sample = train.subset(np.unique(np.linspace(0, len(train) - 1, min(IMAGES, len(train))).astype(int)))
     network.eval()

@@ -27,7 +27,7 @@ PAPER_DEPTH = {**DEPTH_1K, "coatnet_4": 0.7}
 """Stochastic depth in fine-tuning on ImageNet-1K (Table 10: -0 to -3 in its second column, -4 in its fourth)."""
 _NEAR: dict[str, Any] = {"learning_rate": 3e-4, "batch_norms": "kept"}
 _FAR: dict[str, Any] = {"learning_rate": 3e-3, "new_head": "random"}
-"""For networks with batch norms: of 1e-4 to 1e-2 the best rates on held-out images (benchmarks/finetuning.md). A probe
+"""For convolutional networks: of 1e-4 to 1e-2 the best rates on held-out images (benchmarks/finetuning.md). A probe
 of features that have to move far only gives the first steps a larger loss."""
 FEW_TO_VALIDATE = 100
 """With fewer validation images one of them moves the accuracy by more than 1 %: nothing is chosen by it."""
@@ -108,13 +108,13 @@ def _paced(config: TrainConfig, train: Source) -> TrainConfig:
     if distance is None:
         return config
     near = distance <= NEAR
+    where = "near to" if near else "far from"
     optimizer = OptimizerConfig.model_validate({**config.optimizer.model_dump(), **(_NEAR if near else _FAR)})
-    told = (
-        f"near to those of the initial weights ({distance:.2f}, at most {NEAR:g}): a low rate, batch norms are kept"
-        if near
-        else f"far from those of the initial weights ({distance:.2f}, more than {NEAR:g}): a high rate, a random head"
-    )
-    return config.replace(optimizer=optimizer, choices=(*config.choices, f"images: {told}"))
+    told = [
+        f"images: {where} those of the initial weights, by batch norms at {distance:.2f}; near ends at {NEAR:g}",
+        f"learning rate: {optimizer.learning_rate:g}, as the images are {where} those",
+    ]
+    return config.replace(optimizer=optimizer, choices=(*config.choices, *told))
 
 
 def _paper(batch: int) -> tuple[OptimizerConfig, RunConfig]:
