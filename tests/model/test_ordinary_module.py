@@ -99,6 +99,13 @@ def test_transforms_of_functions(model: CoAtNet, images: Tensor) -> None:
         near(each[name].sum(0), parameter.grad)
 
 
+def test_slopes_in_a_direction_without_a_table(images: Tensor) -> None:
+    model = CoAtNet(CONFIG.replace(relative_attention=False)).double().eval()
+    x, step = images.double(), 1e-6
+    _, slope = torch.func.jvp(model, (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(slope, (model(x + step) - model(x - step)) / (2 * step), rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_weights_are_contiguous(name: str) -> None:
     assert not [key for key, tensor in MODELS[name]().state_dict().items() if not tensor.is_contiguous()]

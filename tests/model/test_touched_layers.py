@@ -65,11 +65,47 @@ def no_statistics(block: MBConv) -> None:
     block.expand_norm.running_mean = block.expand_norm.running_var = None
 
 
+def statistics_kept_but_not_moved(block: MBConv) -> None:
+    block.expand_norm.track_running_stats = False
+
+
+def no_count_of_batches(block: MBConv) -> None:
+    block.expand_norm.num_batches_tracked = None
+
+
+def norm_without_bias(block: MBConv) -> None:
+    block.expand_norm.bias = None
+
+
+class Tripled(Tensor):
+    """A weight with a dense layer of its own, as quantized weights have."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is nn.functional.linear:
+            return 3 * func(*(one.as_subclass(Tensor) for one in args if one is not None))
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def weight_of_another_class(block: MBConv) -> None:
+    block.shrink.weight = nn.Parameter(block.shrink.weight.detach().as_subclass(Tripled))
+
+
 def without_norm(block: MBConv) -> None:
     block.expand_norm = nn.Identity()
 
 
-CHANGES = [replaced, another_forward, pruned, parametrized, circular, without_bias, no_statistics, without_norm]
+CHANGES = [
+    replaced,
+    another_forward,
+    pruned,
+    parametrized,
+    circular,
+    without_bias,
+    without_norm,
+    weight_of_another_class,
+]
+NORM_CHANGES = [no_statistics, statistics_kept_but_not_moved, no_count_of_batches, norm_without_bias]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -79,7 +115,17 @@ def test_a_change_of_a_layer_takes_effect(block: MBConv, x: Tensor, change) -> N
     found = block(x)
     block._trains_lean = lambda _: False  # type: ignore[method-assign]
     torch.testing.assert_close(found, block(x), rtol=1e-9, atol=1e-9)
-    assert change in (parametrized, no_statistics) or not torch.allclose(found, before)
+    assert change is parametrized or not torch.allclose(found, before)
+
+
+@pytest.mark.parametrize("change", NORM_CHANGES)
+def test_a_norm_moves_the_statistics_that_it_keeps_and_no_others(block: MBConv, x: Tensor, change) -> None:
+    change(block)
+    plain = copy.deepcopy(block)
+    plain._trains_lean = lambda _: False  # type: ignore[method-assign]
+    torch.testing.assert_close(block(x), plain(x), rtol=1e-9, atol=1e-9)
+    for name, buffer in block.named_buffers():
+        torch.testing.assert_close(buffer, plain.get_buffer(name), rtol=1e-9, atol=1e-9)
 
 
 def test_norms_set_to_eval_neither_use_nor_move_statistics(block: MBConv, x: Tensor) -> None:

@@ -121,12 +121,15 @@ class RelativeAttention(nn.Module):
 @torch.fx.wrap
 def _attend(q_BhNd: Tensor, k_BhNd: Tensor, v_BhNd: Tensor, bias_hNN: Tensor | None) -> Tensor:
     """Softmax(q k^T / sqrt(d) + bias) v, `(B, h, N, d)`."""
-    if bias_hNN is None:
-        return functional.scaled_dot_product_attention(q_BhNd, k_BhNd, v_BhNd)
-    trains_on_cpu = bias_hNN.requires_grad and bias_hNN.device.type == "cpu" and not is_exported()
+    trains_on_cpu = (
+        bias_hNN is not None and bias_hNN.requires_grad and bias_hNN.device.type == "cpu" and not is_exported()
+    )
     if is_transformed() or trains_on_cpu:
-        # No fused CPU kernel gives the bias a gradient, and torch's fallback takes twice the time of these three lines.
+        # No fused CPU kernel gives the bias a gradient, and torch's fallback takes twice the time of these lines.
         # The kernels have neither forward-mode derivatives nor, inside torch.func, gradients of the bias.
-        logits_BhNN = (q_BhNd * q_BhNd.shape[-1] ** -0.5) @ k_BhNd.transpose(-1, -2) + bias_hNN
+        logits_BhNN = (q_BhNd * q_BhNd.shape[-1] ** -0.5) @ k_BhNd.transpose(-1, -2)
+        if bias_hNN is not None:
+            logits_BhNN = logits_BhNN + bias_hNN
         return logits_BhNN.softmax(-1, dtype=v_BhNd.dtype) @ v_BhNd
-    return functional.scaled_dot_product_attention(q_BhNd, k_BhNd, v_BhNd, attn_mask=bias_hNN[None])
+    mask_1hNN = None if bias_hNN is None else bias_hNN[None]
+    return functional.scaled_dot_product_attention(q_BhNd, k_BhNd, v_BhNd, attn_mask=mask_1hNN)

@@ -24,19 +24,23 @@ _GROUP_BYTES = 2**19
 every 16 channels, half a cache line, so the sample must stay in the cache of a core (benchmarks/model_speed.md)."""
 _LANES = 32
 """Channels of a cache line in bfloat16."""
+_PLAIN = (Tensor, nn.Parameter)
+"""Tensor classes whose operations are torch's own."""
 
 
 def is_untouched(layer: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a call of a layer runs the forward of `kind` in training mode, and nothing else.
 
-    Not so if it was replaced, parametrized, set to `eval()`, given hooks (pruning and weight norm are hooks), or given
-    another forward.
+    Not so if it was replaced, parametrized, set to `eval()`, given hooks (pruning and weight norm are hooks), another
+    forward, or weights of a tensor class with operations of its own (as quantization does).
     """
+    tensors = (*layer._parameters.values(), *layer._buffers.values())
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     return (
         type(layer) is kind  # a parametrized layer has a class of its own
         and layer.training
         and "forward" not in vars(layer)
+        and all(type(tensor) in _PLAIN for tensor in tensors if tensor is not None)
         and not any(hooks)
         and not _has_any_global_hook()  # type: ignore[no-untyped-call]
     )
@@ -48,9 +52,9 @@ def can_expand_and_norm(expand: nn.Module, norm: nn.Module) -> bool:
         is_untouched(expand, nn.Linear)
         and is_untouched(norm, nn.BatchNorm2d)
         and expand.bias is None
-        and norm.weight is not None
-        and norm.running_mean is not None
+        and norm.track_running_stats  # if it was switched off, the buffers may still be there
         and norm.momentum is not None  # without one torch keeps a cumulative average (swa_utils.update_bn)
+        and all(tensor is not None for tensor in (*norm._parameters.values(), *norm._buffers.values()))
     )
 
 
